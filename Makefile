@@ -1,0 +1,47 @@
+# Targets are what CI runs. FUNNELCAST_BROKER=host:port makes demo, test and bench use a running Kafka.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+JARS := $(if $(FUNNELCAST_BROKER),,.kafka/libs/pom.xml)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types bench
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.worker $(JARS) ## what the worker and the demonstration need: .venv and Kafka's jars
+
+demo: setup ## real clicks through Kafka, the worker and the model
+	@$(RUN) deploy/demo/demo.py
+
+test: $(VENV)/.all $(JARS) ## run the tests
+	@$(RUN) -m pytest
+
+lint: $(VENV)/.all ## check style, format and import directions
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(VENV)/bin/lint-imports
+
+types: $(VENV)/.all ## check types
+	@$(RUN) -m mypy
+
+bench: $(VENV)/.all $(JARS) ## measure one worker next to stock Faust
+	@$(RUN) tests/bench/ingest.py
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "setup: found $$($(PYTHON) --version 2>&1), expected Python 3.11 or later; name one with make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.worker: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[worker]'
+	@touch $@
+
+$(VENV)/.all: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[worker,train,export,test,bench]'
+	@touch $@ $(VENV)/.worker
+
+.kafka/libs/pom.xml: deploy/kafka/pom.xml | $(VENV)/.worker
+	$(RUN) deploy/kafka/local_kafka.py --fetch
+	@touch $@

@@ -1,0 +1,41 @@
+"""`funnelcast export CHECKPOINT BUNDLE`, also `python -m export`: turn a trained checkpoint into a bundle."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from export.pack import pack
+from model.contract.errors import FunnelcastError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="directory written by funnelcast train")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="new directory to write the bundle to")
+    parser.add_argument("--name", default="", help="name of the model in every record (default: that of the run)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export, check and report."""
+    bundle, parity = pack(arguments.checkpoint, arguments.bundle, arguments.name)
+    size = sum(file.stat().st_size for file in bundle.path.iterdir())
+    print(f"bundle   {bundle.path}  {bundle.name} {bundle.version}  {size / 1e6:.2f} MB")
+    print(f"graph    sha256 {bundle.model_sha256}")
+    print(
+        f"parity   {parity.positions:,} positions: reach within {parity.reach:.1e}, next type within"
+        f" {parity.next_type:.1e}; {parity.near_ties_flipped} of {parity.decisions:,} hash decisions fell differently"
+    )
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args())
+    except FunnelcastError as error:
+        print(f"funnelcast: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""The bundle, all that export and worker share: a directory enters, checked structs leave; also builds graph inputs."""
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import numpy as np
+
+from model.contract.errors import BundleError
+from model.contract.events import PAD, TYPES
+from model.contract.features import FEATURES, WIDTH
+from model.contract.rows import DAY_MS, GAP_MS, LATE_MS, LMAX, Array, Inputs
+from model.contract.stages import STAGES, Funnel
+from model.contract.vocabulary import Vocabulary
+
+CONTRACT_VERSION = 1
+SCOPES = ("category", "user")
+LENGTH_CLASSES = (32, 64, 128, 256, 512, 1024)
+MODEL, CONTRACT, CALIBRATION, GOLDEN, PROVENANCE = (
+    "model.onnx",
+    "contract.json",
+    "calibration.json",
+    "golden.npz",
+    "provenance.json",
+)
+AGREED = ("version", "stages", "scopes", "types", "vocabulary", "features", "funnel", "gap_ms", "late_ms", "lmax")
+FILES = (MODEL, CONTRACT, CALIBRATION, GOLDEN)  # each with its sha256 in provenance.json
+SHIPPED = Path(__file__).parent.parent / "bundles" / "taobao"  # the bundle that comes with the project
+T = TypeVar("T")
+
+
+class Contract(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model was trained for; `base_rates` is per scope and stage (2, 6)."""
+
+    version: int = CONTRACT_VERSION
+    stages: tuple[str, ...] = tuple(STAGES)
+    scopes: tuple[str, ...] = SCOPES
+    types: tuple[str, ...] = TYPES
+    vocabulary: Vocabulary = Vocabulary()
+    features: tuple[str, ...] = FEATURES
+    funnel: Funnel
+    horizon_ms: int = DAY_MS
+    gap_ms: int = GAP_MS
+    late_ms: int = LATE_MS
+    lmax: int = LMAX
+    window: int
+    length_classes: tuple[int, ...] = LENGTH_CLASSES
+    base_rates: list[list[float]]
+    thresholds: dict[str, float] = msgspec.field(default_factory=lambda: {"low": 0.3, "high": 0.7})
+
+    def agreed(self) -> dict[str, Any]:
+        """Return the fields in which training and serving must be equal."""
+        return {name: msgspec.to_builtins(getattr(self, name)) for name in AGREED}
+
+    def fingerprint(self) -> str:
+        """Return the sha256, in hex, of the canonical JSON of what training and serving must agree on."""
+        return hashlib.sha256(msgspec.json.encode(self.agreed(), order="sorted")).hexdigest()
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """Platt calibration per scope and stage: p = sigmoid(scale * logit + shift)."""
+
+    scale: list[list[float]]  # (2, 6)
+    shift: list[list[float]]  # (2, 6)
+    kind: Literal["platt"] = "platt"
+
+    def apply(self, logits: Array) -> Array:
+        """Turn logits (..., 2, 6) into probabilities, float64."""
+        z = logits.astype(np.float64) * np.array(self.scale) + np.array(self.shift)  # (..., 2, 6)
+        return np.asarray(0.5 * (1 + np.tanh(0.5 * z)))  # a sigmoid that cannot overflow
+
+
+class Bundle(msgspec.Struct, frozen=True):
+    """A bundle on disk whose files are the ones its provenance names."""
+
+    path: Path
+    contract: Contract
+    calibration: Calibration
+    provenance: dict[str, Any]
+
+    @property
+    def model_path(self) -> Path:
+        """The whole-sequence graph."""
+        return self.path / MODEL
+
+    @property
+    def model_sha256(self) -> str:
+        """Identity of the graph, in hex."""
+        return str(self.provenance["files"][MODEL])
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return str(self.provenance["name"])
+
+    @property
+    def version(self) -> str:
+        """Version of the model."""
+        return str(self.provenance["version"])
+
+    def golden(self) -> dict[str, Array]:
+        """Read the graph inputs and the outputs they must give."""
+        with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+
+def to_json(value: Any) -> bytes:
+    """Encode a Contract, a Calibration or a provenance dict as indented JSON with a final newline."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def from_json(data: bytes, kind: type[T], path: Path) -> T:
+    """Decode a file of the bundle; raises BundleError with the path."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read as a {kind.__name__}: {error}; export the bundle again") from error
+
+
+def load_bundle(path: Path | str) -> Bundle:
+    """Read a bundle and check that it is complete, undamaged and of this contract version."""
+    folder = Path(path)
+    provenance = from_json(_read(folder, PROVENANCE), dict[str, Any], folder / PROVENANCE)
+    missing = [key for key in ("name", "version", "files") if key not in provenance]
+    if missing or not isinstance(provenance["files"], dict):
+        raise BundleError(
+            f"{folder / PROVENANCE} lacks {', '.join(missing) or 'sha256s by file'}; export the bundle again"
+        )
+    contents = {name: _read(folder, name) for name in FILES}
+    for name, data in contents.items():
+        _same_sha256(folder / name, data, provenance["files"].get(name))
+    contract = _contract(contents[CONTRACT], folder / CONTRACT)
+    calibration = from_json(contents[CALIBRATION], Calibration, folder / CALIBRATION)
+    tables = {"base_rates": contract.base_rates, "scale": calibration.scale, "shift": calibration.shift}
+    for label, table in tables.items():
+        _by_scope_and_stage(folder, label, table)
+    if not zipfile.is_zipfile(folder / GOLDEN):
+        raise BundleError(f"{folder / GOLDEN} is not an npz archive; export the bundle again")
+    return Bundle(folder, contract, calibration, provenance)
+
+
+def check_against(bundle: Bundle, funnel: Funnel, gap_ms: int = GAP_MS, late_ms: int = LATE_MS) -> None:
+    """Refuse a bundle that was made for other rules than this program serves with."""
+    same = Vocabulary()  # but the number of embedding rows is the model's own affair
+    vocabulary = msgspec.structs.replace(bundle.contract.vocabulary, types=same.types, hash=same.hash)
+    ours = Contract(funnel=funnel, gap_ms=gap_ms, late_ms=late_ms, vocabulary=vocabulary, window=1, base_rates=[])
+    theirs = bundle.contract.agreed()
+    for name, expected in ours.agreed().items():
+        if theirs[name] != expected:
+            raise BundleError(
+                f"the bundle {bundle.path} was made for {name} {_short(theirs[name])}, but this worker is configured "
+                f"for {_short(expected)}; configure the same or export a bundle for it"
+            )
+
+
+def pad_class(length: int, classes: Sequence[int] = LENGTH_CLASSES) -> int:
+    """Return the smallest length class that holds `length` rows."""
+    fitting = [size for size in classes if size >= length]
+    if not fitting:
+        raise ValueError(f"no length class of {tuple(classes)} holds {length} rows")
+    return min(fitting)
+
+
+def pad(inputs: Inputs, users: Sequence[int], length: int, vocabulary: Vocabulary) -> dict[str, Array]:
+    """Build the graph inputs of some users of `inputs`, padded on the right to `length`."""
+    count = len(users)
+    starts = np.concatenate(([0], np.cumsum(inputs.lengths)))
+    kind = np.full((count, length), PAD, np.int64)  # (B, L)
+    item, category = np.zeros((count, length), np.int64), np.zeros((count, length), np.int64)  # (B, L)
+    features = np.zeros((count, length, WIDTH), np.uint8)  # (B, L, WIDTH)
+    for b, user in enumerate(users):
+        n, rows = int(inputs.lengths[user]), slice(int(starts[user]), int(starts[user + 1]))
+        kind[b, :n], features[b, :n] = inputs.type[rows], inputs.features[rows]
+        item[b, :n] = vocabulary.item_index(inputs.item[rows])
+        category[b, :n] = vocabulary.category_index(inputs.category[rows])
+    lengths = inputs.lengths[np.asarray(users, np.int64)].astype(np.int64)  # (B,)
+    return {"type": kind, "item": item, "category": category, "features": features, "lengths": lengths}
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise BundleError(f"the bundle {folder} has no readable {name}; export it again or correct the path") from error
+
+
+def _same_sha256(path: Path, data: bytes, expected: object) -> None:
+    found = hashlib.sha256(data).hexdigest()
+    if found != expected:
+        raise BundleError(f"{path} has sha256 {found}, {PROVENANCE} says {expected}; copy or export the bundle again")
+
+
+def _contract(data: bytes, path: Path) -> Contract:
+    version = from_json(data, dict[str, Any], path).get("version")
+    if version != CONTRACT_VERSION:
+        raise BundleError(
+            f"{path} has contract version {version}, but this program reads {CONTRACT_VERSION}; "
+            "export the bundle again with this release"
+        )
+    return from_json(data, Contract, path)
+
+
+def _by_scope_and_stage(folder: Path, label: str, table: list[list[float]]) -> None:
+    shape = [len(row) for row in table]
+    if shape != [len(STAGES)] * len(SCOPES):
+        expected = f"{len(SCOPES)} rows of {len(STAGES)}"
+        raise BundleError(f"{label} in {folder} has rows of {shape}, expected {expected}; export the bundle again")
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

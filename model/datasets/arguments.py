@@ -1,0 +1,38 @@
+"""The command-line options that name a log; shared by every command that reads one."""
+
+import argparse
+from pathlib import Path
+
+from model.datasets.formats import FIELDS, FORMATS, LogError
+from model.datasets.log import Log, LogOptions, read_log
+from model.datasets.values import TimeUnit
+
+
+def add_log_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the log and how to read it."""
+    add = parser.add_argument_group("the event log").add_argument
+    add("log", type=Path, metavar="LOG", help="a file (.gz too), or a directory whose files are read in order")
+    add("--format", default="auto", choices=FORMATS, help="default: recognised by the first line, else by the suffix")
+    columns = f"its columns, as in user_id=customer,timestamp=time; fields: {', '.join(FIELDS)}"
+    add("--map", default="", metavar="FIELD=COLUMN,...", help=columns)
+    add("--events", default="", metavar="NAME=EVENT,...", help="its events, as in view=product_view,buy=order")
+    add("--time-unit", default="auto", choices=tuple(TimeUnit), help="how it writes time (default: detected)")
+    add("--progress", action=argparse.BooleanOptionalAction, help="progress bar (default: on a terminal)")
+
+
+def log_from_args(args: argparse.Namespace) -> Log:
+    """Open the log that the arguments name.
+
+    Raises:
+        LogError: as `read_log`, and for pairs that are no pairs.
+    """
+    mapping, events = _pairs(args.map, "--map"), _pairs(args.events, "--events")
+    return read_log(args.log, args.format, LogOptions(mapping, events, TimeUnit(args.time_unit), args.progress))
+
+
+def _pairs(text: str, option: str) -> dict[str, str]:
+    """Read `a=b,c=d`."""
+    parts = [part.partition("=") for part in text.split(",") if part]
+    if wrong := ["".join(part) for part in parts if not all(part)]:
+        raise LogError(f"{option} holds {wrong[0]!r}, expected pairs: write it as in {option} NAME=NAME,NAME=NAME.")
+    return {left: right for left, _, right in parts}

@@ -1,0 +1,187 @@
+"""Fit a click model: batches in, the running average of the weights at its best epoch out.
+
+The loss is reach (censored positions left out) plus next event, each user weighted by 1 / sqrt(rows). Every epoch ends
+in a file from which training goes on exactly as if it had not stopped: random numbers depend on seed and epoch alone.
+"""
+
+import copy
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from model.batches import NOTHING_NEXT, Batch, batches, collate, segments
+from model.contract.errors import FunnelcastError
+from model.contract.rows import Array
+from model.examples import CENSORED, Examples
+from model.measures import log_loss
+from model.reformer import ClickModel, Logits, ReformerConfig, weights
+
+STATE = "state.pt"
+SCORING_ROWS = 8192  # padded rows of one batch when no gradient is kept
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """How to train; saved beside the weights, and compared on resuming."""
+
+    model: ReformerConfig
+    seed: int = 0
+    next_event: float = 0.1  # weight of the next-event loss
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warm_up: int = 50  # steps
+    batch_rows: int = 2048
+    average: float = 0.98  # share kept of the running average of the weights at each step
+    patience: int = 4  # epochs without a better validation loss
+
+
+class Scored(NamedTuple):
+    """Positions that are not censored, of some users."""
+
+    logits: Array  # (P, 2, S) float32
+    outcomes: Array  # (P, 2, S) int8
+    session_end: Array  # (P,) bool
+    weight: Array  # (P,) float32
+
+
+class Trainer:
+    """A model in training: weights, their running average, optimizer, the best epoch so far and the curve."""
+
+    def __init__(self, settings: Settings) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings = settings
+        self.model = ClickModel(settings.model)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.steps = 0
+        self.best: dict[str, Tensor] = {}
+        self.curve: list[dict[str, float]] = []
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.curve)
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch, counted from 1, of the lowest validation loss."""
+        return 1 + int(np.argmin([point["validation"] for point in self.curve]))
+
+    @property
+    def finished(self) -> bool:
+        """Has the validation loss stopped improving?"""
+        return self.epoch > 0 and self.epoch - self.best_epoch >= self.settings.patience
+
+    def run_epoch(self, examples: Examples, train: list[int], validation: list[int], progress: bool | None) -> None:
+        """Train one epoch, look at the validation users, and remember the weights if they are the best so far."""
+        seed = self.settings.seed * 1_000_003 + self.epoch
+        torch.manual_seed(seed)
+        grouped = batches(segments(examples, train), self.settings.batch_rows, np.random.default_rng(seed))
+        hide = None if progress is None else not progress
+        losses = []
+        with tqdm(grouped, desc=f"epoch {self.epoch + 1}", unit="batch", leave=False, disable=hide) as bar:
+            for cut in bar:
+                losses.append(self.step(collate(examples, cut)))
+                bar.set_postfix(loss=f"{np.mean(losses):.4f}")
+        found = score(self.average, examples, validation)
+        loss = log_loss(1 / (1 + np.exp(-found.logits)), found.outcomes, found.weight)  # (2, S)
+        self.curve.append({"train": float(np.mean(losses)), "validation": float(loss.mean())})
+        if self.best_epoch == self.epoch:
+            self.best = {name: value.clone() for name, value in weights(self.average).items()}
+
+    def step(self, batch: Batch) -> float:
+        """Take one step down the loss of a batch and return it."""
+        settings = self.settings
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * min(1.0, (self.steps + 1) / settings.warm_up)
+        reach, following = losses_of(self.model(batch.rows), batch)
+        loss = reach + settings.next_event * following
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.steps += 1
+        keep = min(settings.average, self.steps / (self.steps + 20))  # a young average forgets its random start
+        with torch.no_grad():
+            for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(value, 1 - keep)
+        return float(loss.detach())
+
+    def best_model(self) -> ClickModel:
+        """Return the averaged model of the best epoch, ready to score."""
+        self.average.load_state_dict(self.best, strict=False)
+        return self.average.eval()
+
+    def save(self, folder: Path, identity: str) -> None:
+        """Write all that the next epoch depends on, under a temporary name first."""
+        state = {
+            "identity": identity,
+            "model": weights(self.model),
+            "average": weights(self.average),
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "steps": self.steps,
+            "curve": self.curve,
+        }
+        temporary = folder / f"{STATE}.tmp"
+        torch.save(state, temporary)
+        os.replace(temporary, folder / STATE)
+
+    def load(self, folder: Path, identity: str) -> None:
+        """Go on from a saved state; FunnelcastError if there is none or it is of another run."""
+        path = folder / STATE
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except OSError:
+            raise FunnelcastError(f"nothing to resume: no {path}; leave out --resume to start anew") from None
+        if state["identity"] != identity:
+            raise FunnelcastError(
+                f"{path} is of a run with other settings or another log; give those again, or another --out"
+            )
+        self.model.load_state_dict(state["model"], strict=False)
+        self.average.load_state_dict(state["average"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best, self.steps, self.curve = state["best"], state["steps"], state["curve"]
+
+
+def losses_of(logits: Logits, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the weighted mean losses of reach and of the next event over the positions that have an answer."""
+    known = batch.reach[..., 0, 0] != CENSORED  # (B, L)
+    truth = batch.reach.clamp(min=0).float()
+    reach = F.binary_cross_entropy_with_logits(logits.reach, truth, reduction="none").mean((-1, -2))  # (B, L)
+    follows = batch.next_type != NOTHING_NEXT  # (B, L)
+    guessed = logits.next_type.transpose(1, 2)  # (B, T, L)
+    following = F.cross_entropy(guessed, batch.next_type.clamp(min=0), reduction="none")  # (B, L)
+    return _mean(reach, known * batch.weight), _mean(following, follows * batch.weight)
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    return (values * weight).sum() / weight.sum().clamp(min=1e-9)
+
+
+@torch.no_grad()
+def score(model: ClickModel, examples: Examples, users: list[int]) -> Scored:
+    """Score every position of some users that is not censored."""
+    model.eval()
+    parts = list(_scored(model, examples, users))
+    return Scored(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _scored(model: ClickModel, examples: Examples, users: list[int]) -> Iterator[tuple[Array, ...]]:
+    for cut in batches(segments(examples, users), SCORING_ROWS):
+        batch = collate(examples, cut)
+        reach = model(batch.rows).reach
+        known = batch.reach[..., 0, 0] != CENSORED  # (B, L)
+        ended = batch.rows.type == model.config.types - 1
+        weight = batch.weight.expand(known.shape)
+        yield tuple(part[known].numpy() for part in (reach, batch.reach, ended, weight))

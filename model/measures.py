@@ -1,0 +1,80 @@
+"""How good probabilities are: ROC AUC, log-loss against the base rate, calibration error; and Platt calibration.
+
+In: logits or probabilities (P, 2, S) and outcomes (P, 2, S) of the positions that are not censored. Out: plain numbers.
+"""
+
+import numpy as np
+
+from model.contract.bundle import SCOPES, Calibration
+from model.contract.rows import Array
+from model.contract.stages import STAGES
+
+SMALLEST = 1e-6  # probabilities are kept this far from 0 and 1 in the log-loss
+BINS = 15
+PRIOR = 1.0  # weight, in positions, of the belief that logits need no calibration
+
+
+def auc(scores: Array, outcomes: Array) -> float:
+    """Return the ROC AUC by ranks (ties count half); NaN where one outcome is missing."""
+    positives = float(outcomes.sum())
+    negatives = len(outcomes) - positives
+    if not positives or not negatives:
+        return float("nan")
+    _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2)[place]
+    return float((rank[outcomes > 0].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def log_loss(probabilities: Array, outcomes: Array, weights: Array | None = None) -> Array:
+    """Return the mean log-loss over the first axis, optionally weighted (P,)."""
+    p = np.clip(probabilities, SMALLEST, 1 - SMALLEST)
+    return np.asarray(np.average(-np.where(outcomes > 0, np.log(p), np.log1p(-p)), axis=0, weights=weights))
+
+
+def calibration_error(probabilities: Array, outcomes: Array) -> float:
+    """Return the expected calibration error over bins of equal width."""
+    place = np.minimum((probabilities * BINS).astype(int), BINS - 1)
+    gap = np.bincount(place, outcomes - probabilities, BINS)
+    return float(np.abs(gap).sum() / max(len(outcomes), 1))
+
+
+def fit_platt(logits: Array, outcomes: Array) -> Calibration:
+    """Fit scale and shift per scope and stage on positions (P, 2, S) by Newton's method."""
+    fitted = np.array(
+        [[_platt(logits[:, a, s], outcomes[:, a, s]) for s in range(len(STAGES))] for a in range(len(SCOPES))]
+    )  # (2, S, 2)
+    return Calibration(scale=fitted[..., 0].tolist(), shift=fitted[..., 1].tolist())
+
+
+def _platt(logits: Array, outcomes: Array) -> Array:
+    columns = np.stack([logits, np.ones_like(logits)], 1).astype(np.float64)  # (P, 2)
+    unchanged = np.array([1.0, 0.0])
+    fitted = unchanged
+    for _ in range(30):
+        p = 0.5 * (1 + np.tanh(0.5 * columns @ fitted))
+        slope = columns.T @ (p - outcomes) + PRIOR * (fitted - unchanged)
+        curvature = (columns * (p * (1 - p))[:, None]).T @ columns + PRIOR * np.eye(2)
+        step = np.linalg.solve(curvature, slope)
+        fitted = fitted - step
+        if np.abs(step).max() < 1e-9:
+            break
+    return fitted
+
+
+def measure(probabilities: Array, outcomes: Array, base_rates: Array) -> dict[str, dict[str, dict[str, float]]]:
+    """Return, by scope and stage, the figures of (P, 2, S) probabilities beside those of the base rate."""
+    base = np.broadcast_to(base_rates, probabilities.shape)
+    ours, theirs = log_loss(probabilities, outcomes), log_loss(base, outcomes)  # (2, S)
+    return {
+        scope: {
+            str(stage): {
+                "auc": auc(probabilities[:, a, s], outcomes[:, a, s]),
+                "log_loss": float(ours[a, s]),
+                "base_log_loss": float(theirs[a, s]),
+                "calibration_error": calibration_error(probabilities[:, a, s], outcomes[:, a, s]),
+                "rate": float(outcomes[:, a, s].mean()),
+            }
+            for s, stage in enumerate(STAGES)
+        }
+        for a, scope in enumerate(SCOPES)
+    }

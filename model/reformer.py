@@ -1,0 +1,193 @@
+"""The click model: rows of a user sequence -> reach logits and next-event logits at every row.
+
+In: event types, hashed item and category rows, running-feature bytes, lengths (the inputs of the ONNX graph).
+Between: reformer_pytorch's reversible blocks with windowed-bucket attention. No absolute position, strictly causal.
+Checkpoints are a directory: weights.pt (tensors only) and a readable config.json beside it.
+"""
+
+import os
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+from reformer_pytorch import Reformer
+from torch import Tensor, nn
+
+from model.attention import WindowedLSHAttention
+from model.contract.errors import FunnelcastError
+from model.contract.events import N_TYPES
+from model.contract.features import WIDTH
+from model.contract.stages import STAGES
+from model.contract.vocabulary import UNK_ROW
+
+SCOPES = 2  # in the category of the row, anywhere
+NAMED = UNK_ROW + 1  # first embedding row that stands for names
+WEIGHTS, CONFIG = "weights.pt", "config.json"
+
+
+class ReformerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Sizes of the network, and what regularises it.
+
+    `anonymity` is the share of training sequences whose names are shuffled: the network can tell same from other, but
+    cannot learn an item by heart. On a log of a few hundred users anything less overfits.
+    """
+
+    dim: int = 64
+    depth: int = 2
+    heads: int = 4
+    hash_buckets: int = 8
+    window: int = 16
+    rounds: int = 1
+    item_hashes: int = 2048
+    category_hashes: int = 1024
+    types: int = N_TYPES
+    features: int = WIDTH
+    dropout: float = 0.3
+    anonymity: float = 1.0
+    reversible: bool = False
+    seed: int = 0
+
+
+TIERS = {"small": ReformerConfig(), "base": ReformerConfig(dim=128, depth=4, reversible=True)}
+
+
+class Rows(NamedTuple):
+    """Right-padded rows of B users; ids are vocabulary rows, features the bytes of the reducer."""
+
+    type: Tensor  # (B, L) int64
+    item: Tensor  # (B, L) int64
+    category: Tensor  # (B, L) int64
+    features: Tensor  # (B, L, F) uint8
+    lengths: Tensor  # (B,) int64
+
+
+class Logits(NamedTuple):
+    reach: Tensor  # (B, L, 2, S)
+    next_type: Tensor  # (B, L, T)
+
+
+def byte_views() -> Tensor:
+    """Return what the network sees of a feature byte, (256, 4): is it there, near zero, its logarithm, its size."""
+    byte = torch.arange(256, dtype=torch.float64)
+    near = torch.exp(-byte / 4)
+    return torch.stack([(byte > 0).double(), near, torch.log1p(byte) / 5, byte / 128], -1).float()
+
+
+class RowEmbedding(nn.Module):
+    """Sum of the embeddings of type, item and category and of a small network over the running features."""
+
+    views: Tensor
+
+    def __init__(self, config: ReformerConfig) -> None:
+        super().__init__()
+        dim, self.anonymity = config.dim, config.anonymity
+        self.types, self.items = nn.Embedding(config.types, dim), nn.Embedding(config.item_hashes, dim)
+        self.categories = nn.Embedding(config.category_hashes, dim)
+        for table, spread in ((self.types, 0.3), (self.items, 0.1), (self.categories, 0.1)):
+            nn.init.normal_(table.weight, std=spread)
+        self.register_buffer("views", byte_views())
+        self.wide = nn.Linear(config.features * self.views.shape[1], dim)
+        self.deep = nn.Sequential(nn.LayerNorm(dim), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(dim, dim))
+
+    def forward(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Return the embedding of each row (B, L, D), and the plain features (B, L, D) for the heads."""
+        seen = self.views[rows.features.long()].flatten(-2)  # (B, L, F * 4)
+        wide = self.wide(seen)  # (B, L, D)
+        names = self.items(self._shuffled(rows.item, self.items.num_embeddings))
+        names = names + self.categories(self._shuffled(rows.category, self.categories.num_embeddings))
+        return self.types(rows.type) + names + self.deep(wide), wide  # (B, L, D)
+
+    def _shuffled(self, names: Tensor, rows: int) -> Tensor:
+        """While training, give the names of each sequence other embedding rows, the same name always the same one."""
+        if not self.training or self.anonymity == 0:
+            return names
+        shift = torch.randint(rows - NAMED, names[:, :1].shape, device=names.device)  # (B, 1)
+        shift = shift * (torch.rand(shift.shape, device=names.device) < self.anonymity)
+        return torch.where(names < NAMED, names, NAMED + (names - NAMED + shift) % (rows - NAMED))
+
+
+class ClickModel(nn.Module):
+    """Score every row of right-padded sequences from the rows up to it."""
+
+    def __init__(self, config: ReformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = RowEmbedding(config)
+        self.reformer = Reformer(
+            config.dim, config.depth, heads=config.heads, bucket_size=config.window, n_hashes=config.rounds,
+            causal=True, ff_chunks=1, ff_dropout=config.dropout, post_attn_dropout=config.dropout,
+            reverse_thres=0 if config.reversible else 10**9,
+        )  # fmt: skip
+        for layer, attention in enumerate(self.attentions()):
+            sizes = config.dim // config.heads, config.rounds, config.hash_buckets, config.window
+            attention.lsh_attn = WindowedLSHAttention(*sizes, seed=1000 * config.seed + layer)
+        self.norm = nn.LayerNorm(config.dim)
+        self.drop = nn.Dropout(config.dropout)
+        self.reach = nn.Linear(2 * config.dim, SCOPES * len(STAGES))
+        self.next_type = nn.Linear(2 * config.dim, config.types)
+
+    def attentions(self) -> list[Any]:
+        """Return the library's self-attention module of each layer."""
+        return [block.f.net.fn for block in self.reformer.layers.blocks]
+
+    def forward(self, rows: Rows) -> Logits:
+        x, wide = self.embed(rows)  # (B, L, D) twice
+        real = torch.arange(x.shape[1], device=x.device)[None] < rows.lengths[:, None]  # (B, L)
+        hidden = self.drop(self.norm(self.reformer(x, input_mask=real)))  # (B, L, D)
+        return self.heads(torch.cat([hidden, wide], -1))
+
+    def heads(self, hidden: Tensor) -> Logits:
+        """Hidden state and plain features (B, L, 2D) -> logits."""
+        reach = self.reach(hidden).unflatten(-1, (SCOPES, len(STAGES)))  # (B, L, 2, S)
+        return Logits(reach, self.next_type(hidden))
+
+
+def weights(model: ClickModel) -> dict[str, Tensor]:
+    """Return the tensors worth keeping; the library lists its blocks twice."""
+    return {name: value for name, value in model.state_dict().items() if ".irrev_blocks." not in name}
+
+
+def save_weights(model: ClickModel, path: Path) -> None:
+    """Write the tensors to a temporary name and rename."""
+    temporary = path.with_suffix(".tmp")
+    torch.save({name: value.detach().cpu().clone() for name, value in weights(model).items()}, temporary)
+    os.replace(temporary, path)
+
+
+def load_weights(model: ClickModel, path: Path) -> None:
+    """Fill the model from a file of save_weights; FunnelcastError if the tensors are not those of this model."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except (OSError, RuntimeError, UnpicklingError) as error:
+        raise FunnelcastError(f"{path} does not hold the weights its config describes ({error}); train again") from None
+    missing = [name for name in missing if ".irrev_blocks." not in name]
+    if missing or unexpected:
+        found = f"lacks {missing[:3]}" if missing else f"holds unknown tensors {unexpected[:3]}"
+        raise FunnelcastError(f"{path} {found}: it belongs to another version of the network; train again")
+
+
+def load_config(folder: Path) -> ReformerConfig:
+    """Read the sizes of the network from the config.json of a checkpoint directory."""
+    try:
+        return msgspec.json.decode((folder / CONFIG).read_bytes(), type=_Config).model
+    except OSError:
+        raise FunnelcastError(
+            f"no checkpoint in {folder}: expected {CONFIG} and {WEIGHTS}; give the --out of a finished funnelcast train"
+        ) from None
+    except msgspec.DecodeError as error:
+        raise FunnelcastError(f"{folder / CONFIG} is not a checkpoint's config ({error}); train again") from None
+
+
+class _Config(msgspec.Struct):
+    model: ReformerConfig
+
+
+def load_checkpoint(folder: Path | str) -> ClickModel:
+    """Return the model of a checkpoint directory, ready to score; FunnelcastError if it is not one."""
+    folder = Path(folder)
+    model = ClickModel(load_config(folder))
+    load_weights(model, folder / WEIGHTS)
+    return model.eval()

@@ -1,0 +1,205 @@
+"""`funnelcast train LOG --out DIR`: an event log in, a checkpoint out, with figures on users it has not seen.
+
+The log is replayed by the contract's fold, labelled, and split by user: train, validation (early stopping, calibration)
+and test (the report). The run directory holds weights.pt, config.json, metrics.json and state.pt (to resume from).
+"""
+
+import argparse
+import hashlib
+import platform
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from model.checkpoint import Checkpoint, save_checkpoint, write_whole
+from model.contract.bundle import SCOPES, Calibration, Contract
+from model.contract.errors import FunnelcastError
+from model.contract.rows import HOUR_MS, Array
+from model.contract.stages import STAGES, load_funnel
+from model.contract.vocabulary import Vocabulary
+from model.datasets.arguments import add_log_arguments, log_from_args
+from model.examples import CENSORED, Examples, read_examples
+from model.fit import Scored, Settings, Trainer, score
+from model.measures import fit_platt, measure
+from model.reformer import TIERS, ClickModel
+
+METRICS = "metrics.json"
+SHARES = {"test": 0.15, "validation": 0.15}  # of the users; the rest is trained on
+FEWEST_USERS = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_log_arguments(parser)
+    add = parser.add_argument_group("the run").add_argument
+    add("--out", type=Path, required=True, metavar="DIR", help="run directory: checkpoint, figures, resumable state")
+    add("--tier", choices=sorted(TIERS), default="small", help="size of the network (default: small)")
+    add("--epochs", type=_positive, default=40, help="at most so many; training stops earlier by itself (default: 40)")
+    add("--seed", type=int, default=0, help="the same log and seed give the same weights (default: 0)")
+    add("--resume", action="store_true", help="go on from the last finished epoch of DIR")
+    add("--name", default="", help="name of the model in every record (default: that of DIR)")
+    add("--funnel", type=Path, help="which events reach which stage (default: the funnel that ships)")
+    add("--horizon-hours", type=_positive, default=24, help="a stage is reached if within so many hours (default: 24)")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+def split(users: tuple[str, ...], seed: int) -> dict[str, list[int]]:
+    """Divide users into train, validation and test by a hash of their name, so that no other user moves one."""
+    parts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    for index, user in enumerate(users):
+        digest = hashlib.blake2b(f"{seed}:{user}".encode(), digest_size=8).digest()
+        place = int.from_bytes(digest, "little") / 2**64
+        name = "test" if place < SHARES["test"] else "validation" if place < sum(SHARES.values()) else "train"
+        parts[name].append(index)
+    return parts
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, calibrate, report; the run directory is complete when this returns."""
+    folder: Path = arguments.out
+    prepare(folder, arguments.resume)
+    funnel, horizon_ms = load_funnel(arguments.funnel), arguments.horizon_hours * HOUR_MS
+    settings = Settings(msgspec.structs.replace(TIERS[arguments.tier], seed=arguments.seed), seed=arguments.seed)
+    vocabulary = Vocabulary(item_hashes=settings.model.item_hashes, category_hashes=settings.model.category_hashes)
+    examples, data = read_examples(log_from_args(arguments), funnel, horizon_ms, vocabulary, arguments.progress)
+    parts = split(examples.users, arguments.seed)
+    check_enough(examples, parts)
+    trainer = fit(settings, examples, parts, folder, arguments)
+    contract = Contract(
+        funnel=funnel, horizon_ms=horizon_ms, vocabulary=vocabulary, window=settings.model.window,
+        base_rates=base_rates(examples, parts["train"]).tolist(),
+    )  # fmt: skip
+    model = trainer.best_model()
+    calibration, metrics = judge(model, examples, parts, contract)
+    metrics |= {"best_epoch": trainer.best_epoch, "curve": trainer.curve}
+    checkpoint = Checkpoint(
+        name=arguments.name or folder.absolute().name,
+        model=settings.model,
+        contract=contract,
+        calibration=calibration,
+        training=describe(settings, arguments, trainer),
+        data=data,
+        metrics=metrics["test"],
+    )
+    save_checkpoint(folder, model, checkpoint)
+    write_whole(folder / METRICS, msgspec.json.format(msgspec.json.encode(metrics), indent=2) + b"\n")
+    print(table(metrics["test"]["all"], len(parts["test"])))
+    print(f"checkpoint  {folder}  (best epoch {trainer.best_epoch} of {trainer.epoch}; figures in {METRICS})")
+    return 0
+
+
+def prepare(folder: Path, resume: bool) -> None:
+    """Make the run directory; refuse one that holds something, unless it is to be resumed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        used = any(folder.iterdir())
+    except OSError as error:
+        raise FunnelcastError(f"cannot write to {folder}: {error.strerror}; choose another --out") from None
+    if used and not resume:
+        raise FunnelcastError(f"{folder} is not empty; give a new --out, or --resume to go on from its last epoch")
+
+
+def check_enough(examples: Examples, parts: dict[str, list[int]]) -> None:
+    """Refuse a log too small to hold users aside, or so short that every position is censored."""
+    if len(examples.users) < FEWEST_USERS or not all(parts.values()):
+        raise FunnelcastError(
+            f"the log has {len(examples.users)} users, expected at least {FEWEST_USERS} so that some are held aside;"
+            " use a larger log"
+        )
+    for name, users in parts.items():
+        if not len(known_outcomes(examples, users)):
+            raise FunnelcastError(
+                f"no {name} user has a row whose horizon ends inside the log, expected some; use a longer log"
+                " or fewer --horizon-hours"
+            )
+
+
+def fit(
+    settings: Settings, examples: Examples, parts: dict[str, list[int]], folder: Path, arguments: argparse.Namespace
+) -> Trainer:
+    """Train until the validation loss stops improving or the epochs are done; save the state after each."""
+    trainer = Trainer(settings)
+    identity = identify(settings, examples)
+    if arguments.resume:
+        trainer.load(folder, identity)
+    while not trainer.finished and trainer.epoch < arguments.epochs:
+        trainer.run_epoch(examples, parts["train"], parts["validation"], arguments.progress)
+        trainer.save(folder, identity)
+        print(line(trainer), flush=True)
+    return trainer
+
+
+def line(trainer: Trainer) -> str:
+    """Sum up the latest epoch."""
+    losses, best = trainer.curve[-1], " (best)" if trainer.best_epoch == trainer.epoch else ""
+    return f"epoch {trainer.epoch:3d}  train {losses['train']:.4f}  validation {losses['validation']:.4f}{best}"
+
+
+def identify(settings: Settings, examples: Examples) -> str:
+    """Return a digest of everything that a resumed run must share with the one it continues."""
+    digest = hashlib.sha256(msgspec.json.encode(settings))
+    for array in examples[1:]:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def base_rates(examples: Examples, users: list[int]) -> Array:
+    """Return how often each stage is reached, by scope and stage (2, S), over the positions of some users."""
+    return np.asarray(known_outcomes(examples, users).mean(0))
+
+
+def known_outcomes(examples: Examples, users: list[int]) -> Array:
+    """Return the outcomes (P, 2, S) of the positions of some users that are not censored."""
+    reach = np.concatenate([examples.reach[examples.start[user] : examples.start[user + 1]] for user in users])
+    return np.asarray(reach[reach[:, 0, 0] != CENSORED])
+
+
+def judge(
+    model: ClickModel, examples: Examples, parts: dict[str, list[int]], contract: Contract
+) -> tuple[Calibration, dict[str, Any]]:
+    """Calibrate on the validation users; measure on both parts, at all positions and at session ends."""
+    scored = {name: score(model, examples, parts[name]) for name in ("validation", "test")}
+    calibration = fit_platt(scored["validation"].logits, scored["validation"].outcomes)
+    rates = np.array(contract.base_rates)
+    figures: dict[str, Any] = {name: figures_of(part, calibration, rates) for name, part in scored.items()}
+    return calibration, figures | {"users": {name: len(users) for name, users in parts.items()}}
+
+
+def figures_of(scored: Scored, calibration: Calibration, rates: Array) -> dict[str, Any]:
+    """Return the figures at all positions and, where there are any, at session ends."""
+    probabilities, ended = calibration.apply(scored.logits), scored.session_end
+    figures = {"all": measure(probabilities, scored.outcomes, rates), "positions": len(ended)}
+    if ended.any():
+        figures["session_end"] = measure(probabilities[ended], scored.outcomes[ended], rates)
+    return figures
+
+
+def describe(settings: Settings, arguments: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
+    """Return what config.json and the bundle's provenance say about the training."""
+    return {
+        "tier": arguments.tier,
+        "settings": msgspec.to_builtins(settings),
+        "epochs": trainer.epoch,
+        "best_epoch": trainer.best_epoch,
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+    }
+
+
+def table(figures: dict[str, Any], users: int) -> str:
+    """Lay out AUC and log-loss by stage and scope."""
+    lines = [f"{users} users never seen in training", f"{'':15}" + "".join(f"{scope:>32}" for scope in SCOPES)]
+    lines.append(f"{'stage':15}" + f"{'AUC':>10}{'log-loss':>11}{'base rate':>11}" * len(SCOPES))
+    for stage in STAGES:
+        cells = (figures[scope][stage] for scope in SCOPES)
+        row = "".join(f"{cell['auc']:10.3f}{cell['log_loss']:11.4f}{cell['base_log_loss']:11.4f}" for cell in cells)
+        lines.append(f"{stage:15}{row}")
+    return "\n".join(lines)

@@ -1,0 +1,127 @@
+"""Laws of the bundle: complete and checked, or not there at all."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from export.__main__ import main
+from export.pack import pack, sha256
+from export.parity import ParityError, session
+from export.to_onnx import INPUTS, OUTPUTS
+from model.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from model.contract.bundle import FILES, PROVENANCE, Calibration, Contract, check_against, load_bundle
+from model.contract.errors import FunnelcastError
+from model.contract.stages import load_funnel
+from model.contract.vocabulary import Vocabulary
+from model.reformer import WEIGHTS, ClickModel, ReformerConfig
+
+TINY = ReformerConfig(dim=16, depth=1, heads=2, hash_buckets=4, window=8, item_hashes=32, category_hashes=200)
+
+
+def contract() -> Contract:
+    vocabulary = Vocabulary(item_hashes=TINY.item_hashes, category_hashes=TINY.category_hashes)
+    return Contract(
+        funnel=load_funnel(), window=8, vocabulary=vocabulary, length_classes=(16, 32), base_rates=[[0.5] * 6] * 2
+    )
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    torch.manual_seed(1)
+    described = Checkpoint(
+        name="tiny",
+        model=TINY,
+        contract=contract(),
+        calibration=Calibration([[1.0] * 6] * 2, [[0.0] * 6] * 2),
+        training={"seed": 1},
+        data={"fingerprint": "abc"},
+        metrics={"test": 1.0},
+    )
+    save_checkpoint(folder, ClickModel(TINY), described)
+    return folder
+
+
+def test_a_bundle_comes_back_through_the_contract(tmp_path: Path, checkpoint: Path) -> None:
+    packed, parity = pack(checkpoint, tmp_path / "made" / "bundle")
+    bundle = load_bundle(tmp_path / "made" / "bundle")
+    check_against(bundle, load_funnel())
+    assert bundle == packed
+    assert bundle.contract == contract()
+    assert (bundle.name, len(bundle.version)) == ("tiny", 12)
+    assert parity.positions > 0
+    assert sorted(file.name for file in bundle.path.iterdir()) == sorted((*FILES, PROVENANCE))
+    assert list((tmp_path / "made").iterdir()) == [bundle.path]
+
+
+def test_provenance_names_the_source_and_the_sha256_of_every_file(tmp_path: Path, checkpoint: Path) -> None:
+    bundle, _ = pack(checkpoint, tmp_path / "bundle", name="renamed")
+    told = bundle.provenance
+    assert told["name"] == "renamed"
+    assert told["data"] == {"fingerprint": "abc"}
+    assert told["training"] == {"seed": 1}
+    assert told["metrics"] == {"test": 1.0}
+    assert told["model"]["dim"] == 16
+    assert {"git_commit", "versions", "parity", "contract_fingerprint"} <= set(told)
+    assert told["files"] == {name: sha256(bundle.path / name) for name in FILES}
+
+
+def test_the_graph_repeats_the_identity_of_the_bundle(tmp_path: Path, checkpoint: Path) -> None:
+    bundle, _ = pack(checkpoint, tmp_path / "bundle")
+    told = {entry.key: entry.value for entry in onnx.load(bundle.model_path).metadata_props}
+    assert told == {
+        "name": "tiny",
+        "version": bundle.version,
+        "contract_version": "1",
+        "contract_fingerprint": bundle.contract.fingerprint(),
+        "vocabulary_fingerprint": bundle.contract.vocabulary.fingerprint(),
+    }
+
+
+def test_golden_outputs_are_what_the_graph_gives(tmp_path: Path, checkpoint: Path) -> None:
+    bundle, _ = pack(checkpoint, tmp_path / "bundle")
+    golden = bundle.golden()
+    found = session(bundle.model_path.read_bytes()).run(list(OUTPUTS), {name: golden[name] for name in INPUTS})
+    real = np.arange(golden["type"].shape[1])[None] < golden["lengths"][:, None]
+    for name, array in zip(OUTPUTS, found, strict=True):
+        np.testing.assert_allclose(array[real], golden[name][real], atol=1e-5)
+
+
+def test_the_same_checkpoint_gives_the_same_graph(tmp_path: Path, checkpoint: Path) -> None:
+    assert pack(checkpoint, tmp_path / "a")[0].model_sha256 == pack(checkpoint, tmp_path / "b")[0].model_sha256
+
+
+def test_nothing_is_written_when_the_graph_does_not_score_as_torch(tmp_path: Path, checkpoint: Path) -> None:
+    model, described = read_checkpoint(checkpoint)
+    model.reach.weight.data[:] = float("nan")
+    save_checkpoint(checkpoint, model, described)
+    with pytest.raises(ParityError):
+        pack(checkpoint, tmp_path / "made" / "bundle")
+    assert list((tmp_path / "made").iterdir()) == []
+
+
+def test_an_existing_directory_is_never_overwritten(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    with pytest.raises(FunnelcastError, match="exists already"):
+        pack(checkpoint, tmp_path / "bundle")
+
+
+def test_wrong_use_is_one_sentence_and_exit_code_2(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkpoint / WEIGHTS).unlink()
+    for source, target, said in (
+        (tmp_path / "none", tmp_path / "new", "no checkpoint in"),
+        (checkpoint, tmp_path / "new", "does not hold the weights"),
+        (checkpoint, checkpoint, "exists already"),
+    ):
+        monkeypatch.setattr("sys.argv", ["export", str(source), str(target)])
+        assert main() == 2
+        told = capsys.readouterr().err
+        assert said in told
+        assert told.startswith("funnelcast: ")
+        assert told.count("\n") == 1

@@ -1,0 +1,43 @@
+"""A worker frozen past the session time-out, taken over, and let go: it must not add, repeat or change anything."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.clicks import real_clicks
+from tests.support.stack import Stack, wait
+
+
+@pytest.mark.parametrize("point", ["folded", "sent", "before_commit", "committed"])
+def test_a_zombie_stopped_in_its_transaction_changes_nothing(
+    point: str, broker: str, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    stack = Stack(
+        broker, unique, tmp_path, environment={"FUNNELCAST_MAX_CHUNK": "100", "FUNNELCAST_TRANSACTION_CHUNKS": "2"}
+    )
+    events = real_clicks(40)
+    half = len(events) // 2
+    flag = tmp_path / "struck"
+    try:
+        stack.produce(events[:half])
+        stack.start("zombie", fault=f"{point}@{flag}:5:{int(signal.SIGSTOP)}")
+        wait(flag.exists, 60, lambda: stack.log("zombie")[-3000:])
+        stack.start("heir")
+        stack.wait_ready("heir")
+        stack.wait_answered()
+        stack.verify()
+        stack.signal("zombie", signal.SIGCONT)
+        stack.produce(events[half:], per_second=1000)
+        time.sleep(5)
+        if stack.workers["zombie"].poll() is not None:
+            assert stack.workers["zombie"].returncode != 0
+            stack.start("zombie")  # what a supervisor does
+        stack.wait_answered()
+        stack.verify()
+    finally:
+        stack.close()

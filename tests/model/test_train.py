@@ -1,0 +1,134 @@
+"""Laws of training: the same seed gives the same weights, a resumed run is the uninterrupted one, and wrong use is told."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model import train
+from model.checkpoint import read_checkpoint
+from model.contract.errors import FunnelcastError
+from model.contract.stages import STAGES
+from model.reformer import WEIGHTS
+
+DAY = 86_400
+START = 1_511_600_000  # within the days of the public log whose format is used
+
+
+def write_log(path: Path, users: int = 40, seed: int = 0) -> Path:
+    """Write a log in which who puts something into the cart buys it within the hour, and nobody else buys."""
+    draw = np.random.default_rng(seed)
+    lines = []
+    for user in range(users):
+        at, buyer = START + int(draw.integers(DAY)), draw.random() < 0.5
+        for _ in range(int(draw.integers(8, 20))):
+            item, category = int(draw.integers(1, 30)), int(draw.integers(1, 4))
+            kinds = ("pv", "cart", "buy") if buyer and draw.random() < 0.4 else ("pv", "pv")
+            for kind in kinds:
+                lines.append(f"{user},{item},{category},{kind},{at}")
+                at += int(draw.integers(30, 600))
+            at += int(draw.integers(600, DAY // 3))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_log(tmp_path_factory.mktemp("log") / "log.csv")
+
+
+def run(log: Path, out: Path, *options: str) -> dict[str, torch.Tensor]:
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    words = [str(log), "--format", "taobao", "--out", str(out), "--no-progress", *options]
+    assert train.run(parser.parse_args(words)) == 0
+    weights: dict[str, torch.Tensor] = torch.load(out / WEIGHTS, weights_only=True)
+    return weights
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path, log: Path) -> None:
+    first = run(log, tmp_path / "a", "--epochs", "2", "--seed", "5")
+    assert same(first, run(log, tmp_path / "b", "--epochs", "2", "--seed", "5"))
+    assert not same(first, run(log, tmp_path / "c", "--epochs", "2", "--seed", "6"))
+    assert (tmp_path / "a" / "metrics.json").read_bytes() == (tmp_path / "b" / "metrics.json").read_bytes()
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path, log: Path) -> None:
+    whole = run(log, tmp_path / "whole", "--epochs", "4")
+    run(log, tmp_path / "parts", "--epochs", "2")
+    torch.rand(3)  # whatever else was drawn in between
+    assert same(whole, run(log, tmp_path / "parts", "--epochs", "4", "--resume"))
+    curves = [json.loads((tmp_path / name / "metrics.json").read_text())["curve"] for name in ("whole", "parts")]
+    assert curves[0] == curves[1]
+
+
+def test_what_was_learned_beats_the_base_rate_on_users_not_seen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(write_log(tmp_path / "log.csv", users=90), tmp_path / "run", "--epochs", "12")
+    figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    purchase = figures["test"]["all"]["category"]["purchase"]
+    assert purchase["log_loss"] < 0.9 * purchase["base_log_loss"]
+    assert purchase["auc"] > 0.7
+    assert set(figures["test"]) == {"all", "session_end", "positions"}
+    printed = capsys.readouterr().out
+    assert all(stage in printed for stage in STAGES)
+
+
+def test_the_config_says_what_the_weights_are_for(tmp_path: Path, log: Path) -> None:
+    run(log, tmp_path / "run", "--epochs", "1", "--horizon-hours", "12", "--name", "shop")
+    model, told = read_checkpoint(tmp_path / "run")
+    assert told.name == "shop"
+    assert told.model == model.config
+    assert told.contract.horizon_ms == 12 * 3_600_000
+    assert told.contract.window == model.config.window
+    assert np.shape(told.contract.base_rates) == np.shape(told.calibration.scale) == (2, 6)
+    assert len(told.data["fingerprint"]) == 64
+    assert told.training["tier"] == "small"
+
+
+def test_no_user_is_in_two_parts_and_other_users_do_not_move_one() -> None:
+    users = tuple(f"user-{index}" for index in range(400))
+    parts = train.split(users, seed=1)
+    assert sorted(parts["train"] + parts["validation"] + parts["test"]) == list(range(400))
+    assert all(30 <= len(parts[name]) <= 90 for name in ("validation", "test"))
+    assert train.split(users[:100], seed=1)["test"] == [index for index in parts["test"] if index < 100]
+    assert train.split(users, seed=2) != parts
+
+
+def test_a_used_directory_is_refused_unless_resumed(tmp_path: Path, log: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FunnelcastError, match="is not empty"):
+        run(log, tmp_path)
+    with pytest.raises(FunnelcastError, match="nothing to resume"):
+        run(log, tmp_path, "--resume")
+
+
+def test_a_run_is_resumed_only_with_its_own_log_and_settings(tmp_path: Path, log: Path) -> None:
+    run(log, tmp_path / "run", "--epochs", "1")
+    with pytest.raises(FunnelcastError, match="other settings or another log"):
+        run(log, tmp_path / "run", "--resume", "--seed", "9")
+    with pytest.raises(FunnelcastError, match="other settings or another log"):
+        run(write_log(tmp_path / "other.csv", seed=4), tmp_path / "run", "--resume")
+
+
+@pytest.mark.parametrize(
+    ("users", "options", "said"),
+    [(5, [], "has 5 users, expected at least 20"), (30, ["--horizon-hours", "9999"], "expected some; use a longer log")],
+)
+def test_a_log_too_small_to_learn_from_is_refused(tmp_path: Path, users: int, options: list[str], said: str) -> None:
+    with pytest.raises(FunnelcastError, match=said):
+        run(write_log(tmp_path / "log.csv", users), tmp_path / "run", *options)
+
+
+def test_unwritable_output_is_refused(tmp_path: Path, log: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FunnelcastError, match="cannot write to"):
+        run(log, tmp_path / "file" / "run")

@@ -1,0 +1,177 @@
+"""Wiring: the Faust app with its one agent, its table and its transactions; nothing here decides anything."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from dataclasses import dataclass
+from typing import Any
+
+import faust
+from faust.types import TP
+
+from model.contract.bundle import Bundle
+from model.contract.sequence import Rules
+from worker import transport
+from worker.batcher import Batcher
+from worker.decode import Bounds
+from worker.emitter import EXIT_FATAL, Delivery, Emitter, PartitionWriter
+from worker.health import Health
+from worker.metrics import Metrics
+from worker.partition import Partition, Rooms, Topics
+from worker.policy import load_policy
+from worker.records import NO_MODEL, Encoder, Model, Source
+from worker.scorer import Scorer
+from worker.sequences import TABLE_NAME, SequenceTable
+from worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+REBALANCE_SECONDS = 10.0
+BURST_POLL_SECONDS = 0.2
+BEAT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A worker that is wired but not started."""
+
+    app: faust.App
+    emitter: Emitter
+
+def make_service(
+    settings: Settings, rules: Rules, bundle: Bundle | None, metrics: Metrics, health: Health, *, burst: bool
+) -> Service:
+    """Wire the rooms; `bundle` None serves records without probabilities."""
+    app = _faust_app(settings)
+    table: Any = app.Table(TABLE_NAME, default=bytes, partitions=settings.partitions, key_type=bytes, value_type=bytes)
+    scorer = Scorer(bundle, settings.inference_threads, metrics.inference_failed) if bundle is not None else None
+    batcher = Batcher(scorer, settings.batch_size, settings.batch_wait_seconds, metrics) if scorer is not None else None
+    rooms = _rooms(settings, rules, bundle, metrics)
+    delivery = Delivery(
+        settings.broker.split(","), settings.app_id, table.changelog_topic_name, settings.transaction_chunks
+    )
+
+    def make_writer(tp: TP) -> PartitionWriter:
+        return PartitionWriter(tp, Partition(tp.partition, table, rooms), delivery, batcher, table, metrics)
+
+    emitter = Emitter(app, make_writer, metrics)
+    transport.install(app, emitter, [settings.clickstream], settings.max_chunk)
+    _add_agent(app, settings, emitter)
+    _add_tasks(app, table, emitter, metrics, health)
+    if batcher is not None:
+        _close_after(app, batcher)
+    if burst:
+        _add_burst(app, emitter)
+    return Service(app, emitter)
+
+
+def run(service: Service, log_level: str, logging_config: dict[str, Any]) -> int:
+    """Serve until a signal; return 0 after a drain and EXIT_FATAL after a failure that a restart may heal."""
+    worker = faust.Worker(service.app, loglevel=log_level, logging_config=logging_config)
+    code: Any = EXIT_FATAL
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as end:
+        code = end.code
+    return EXIT_FATAL if service.emitter.error is not None or code is None else int(code)
+
+
+def _faust_app(settings: Settings) -> faust.App:
+    return faust.App(
+        settings.app_id,
+        broker=[f"kafka://{broker}" for broker in settings.broker.split(",")],
+        store=f"{settings.store}://",
+        datadir=settings.state_dir,
+        Table=SequenceTable,
+        autodiscover=False,
+        web_enabled=False,
+        topic_partitions=settings.partitions,
+        topic_replication_factor=settings.replication_factor,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=settings.instance_id or None,
+        consumer_max_fetch_size=16 << 20,
+        broker_session_timeout=settings.session_timeout_seconds,
+        broker_heartbeat_interval=min(2.0, settings.session_timeout_seconds / 4),
+        broker_rebalance_timeout=REBALANCE_SECONDS,
+        broker_request_timeout=30.0,
+        producer_request_timeout=30.0,
+        stream_wait_empty=True,
+        worker_redirect_stdouts=False,
+    )
+
+
+def _rooms(settings: Settings, rules: Rules, bundle: Bundle | None, metrics: Metrics) -> Rooms:
+    model = NO_MODEL if bundle is None else Model(bundle.name, bundle.version, bundle.model_sha256)
+    return Rooms(
+        rules=rules,
+        bounds=Bounds(settings.max_value_bytes, settings.max_clock_skew_seconds * 1000),
+        policy=load_policy(settings.campaigns, settings.holdout_salt.get_secret_value()),
+        encoder=lambda partition: Encoder(Source(settings.app_id, settings.clickstream, partition), model),
+        topics=Topics(settings.stage_probabilities, settings.triggers, settings.dead_letters, settings.late),
+        metrics=metrics,
+    )
+
+
+def _add_agent(app: faust.App, settings: Settings, emitter: Emitter) -> None:
+    clicks = app.topic(
+        settings.clickstream,
+        schema=transport.ChunkSchema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"),
+    )
+
+    @app.agent(clicks, name="serve")
+    async def serve(stream: Any) -> None:
+        # noack: the compiled stream iterator would ack, but a chunk is done when its transaction is.
+        async for event in stream.noack().events():
+            await emitter.submit(event)
+
+
+def _add_tasks(app: faust.App, table: SequenceTable, emitter: Emitter, metrics: Metrics, health: Health) -> None:
+    table.on_recovered = emitter.start
+
+    @app.task
+    async def watch() -> None:
+        while not app.should_stop:
+            health.beat()
+            health.set("partitions", bool(emitter.writers) and not app.rebalancing)
+            health.set("tables", emitter.serving and not app.rebalancing)
+            tables: Any = app.tables
+            metrics.recovery.set(max(0, tables.recovery.active_remaining_total()) if app.in_recovery else 0)
+            for tp, writer in emitter.writers.items():
+                writer.gauge(app.consumer.highwater(tp))
+            await asyncio.sleep(BEAT_SECONDS)
+
+
+def _close_after(app: faust.App, batcher: Batcher) -> None:
+    @app.on_after_shutdown.connect
+    async def close(*_: Any, **__: Any) -> None:
+        await batcher.close()
+
+
+def _add_burst(app: faust.App, emitter: Emitter) -> None:
+    @app.task
+    async def drain() -> None:
+        await _drained(app, emitter)
+        log.info("burst: everything that was there is answered, stopping")
+        signal.raise_signal(signal.SIGTERM)
+
+
+async def _drained(app: faust.App, emitter: Emitter) -> None:
+    """Wait until every assigned partition is answered up to the end it had when it was recovered."""
+    ends: dict[TP, int] = {}
+    generation, idle = -1, 0
+    while idle < 3:
+        await asyncio.sleep(BURST_POLL_SECONDS)
+        if not emitter.serving or app.rebalancing:
+            idle = 0
+            continue
+        if generation != app.consumer_generation_id:
+            generation = app.consumer_generation_id
+            ends = dict(await app.consumer.highwaters(*emitter.writers))
+        positions = [await app.consumer.position(tp) for tp in ends]
+        reached = all((position or 0) >= end for position, end in zip(positions, ends.values(), strict=True))
+        # Fetched records reach the writers a moment after the position moved: idle has to last.
+        idle = idle + 1 if reached and emitter.is_idle() else 0

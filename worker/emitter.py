@@ -1,0 +1,302 @@
+"""Emitter: one Kafka transaction makes answers, triggers, dead letters, changelog and source offset visible together.
+
+One transactional producer per source partition; its start fences every earlier owner. Whatever could skip an event
+ends the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiokafka.producer.sender
+import numpy as np
+from aiokafka import AIOKafkaProducer, TopicPartition
+
+from worker.batcher import Batcher
+from worker.metrics import Metrics
+from worker.partition import Partition, Pending
+from worker.records import Output
+from worker.scorer import Scores
+from worker.sequences import SequenceTable, Updates
+from worker.transport import TP
+
+log = logging.getLogger(__name__)
+
+EXIT_FATAL = 70  # EX_SOFTWARE: the supervisor restarts the worker
+EXIT_GRACE_SECONDS = 5.0  # Faust's own shutdown after a crash was seen to hang
+BATCH_BYTES = 1 << 19  # a produce request of 0.5 MiB: larger ones hold up the offsets behind them
+TICK_SECONDS = 0.5  # how often silent users are looked for
+
+Work = tuple[Pending, asyncio.Future[Scores] | None]
+
+# The broker answers CONCURRENT_TRANSACTIONS while the last commit's markers are written; aiokafka's pause of 20 ms
+# doubles the median latency.
+aiokafka.producer.sender.BACKOFF_OVERRIDE = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Where and how transactions are written."""
+
+    brokers: list[str]
+    app_id: str
+    changelog_topic: str
+    transaction_chunks: int
+    transaction_timeout_seconds: float = 30.0
+    client_options: dict[str, Any] = field(default_factory=dict)
+
+    def producer(self, tp: TP) -> AIOKafkaProducer:
+        """Return the producer of a source partition; one name everywhere: the newest owner fences the others."""
+        return AIOKafkaProducer(
+            bootstrap_servers=self.brokers,
+            transactional_id=f"{self.app_id}-{tp.topic}-{tp.partition}",
+            transaction_timeout_ms=int(self.transaction_timeout_seconds * 1000),
+            retry_backoff_ms=20,
+            max_batch_size=BATCH_BYTES,
+            **self.client_options,
+        )
+
+
+class Outbox:
+    """The record batches of one transaction; every target partition has the number of the source partition."""
+
+    def __init__(self, producer: AIOKafkaProducer, partition: int) -> None:
+        self._producer = producer
+        self._partition = partition
+        self._pending: list[tuple[asyncio.Future[Any], int]] = []
+
+    async def send(self, topic: str, records: Iterable[Output]) -> list[tuple[asyncio.Future[Any], int]]:
+        """Send (key, value, headers) records in batches; return the batches' acknowledgements with their sizes."""
+        batch, size, sent = self._producer.create_batch(), 0, []
+        for key, value, headers in records:
+            if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+                sent.append(await self._submit(batch, topic, size))
+                batch, size = self._producer.create_batch(), 0
+                batch.append(
+                    key=key, value=value, timestamp=None, headers=headers
+                )  # the first record of a batch always fits
+            size += 1
+        if size:
+            sent.append(await self._submit(batch, topic, size))
+        return sent
+
+    async def _submit(self, batch: Any, topic: str, size: int) -> tuple[asyncio.Future[Any], int]:
+        acknowledgement = await self._producer.send_batch(batch, topic, partition=self._partition)
+        self._pending.append((acknowledgement, size))
+        return self._pending[-1]
+
+    async def acknowledged(self) -> None:
+        """Wait for every batch: aiokafka would commit a transaction that holds a failed one."""
+        for acknowledgement, _ in self._pending:
+            await acknowledgement
+
+
+class PartitionWriter:
+    """Serves the chunks of one source partition, in order, as transactions."""
+
+    def __init__(
+        self,
+        tp: TP,
+        partition: Partition,
+        delivery: Delivery,
+        batcher: Batcher | None,
+        table: SequenceTable,
+        metrics: Metrics,
+    ) -> None:
+        self.tp = tp
+        self.partition = partition
+        self.producer = delivery.producer(tp)
+        self._delivery, self._batcher, self._table, self._metrics = delivery, batcher, table, metrics
+        self.queue: asyncio.Queue[Any] = asyncio.Queue(delivery.transaction_chunks)
+        self._next_sequence = 0
+        self._ticked = 0.0
+        self._next_offset: int | None = None
+        self.busy = False  # whether a transaction is open
+
+    async def run(self) -> None:
+        """Serve until cancelled; any exception is fatal to the process."""
+        waiting: asyncio.Task[Any] | None = None
+        chunks: list[Any] = []
+        try:
+            self.partition.open(time.monotonic(), int(time.time() * 1000))
+            while True:
+                waiting = waiting or asyncio.ensure_future(self.queue.get())
+                await asyncio.wait({waiting}, timeout=TICK_SECONDS)
+                if waiting.done():
+                    chunks, waiting = [waiting.result()], None
+                    await self._transact(chunks)
+                elif self.partition.is_due(time.monotonic()):
+                    await self._transact([])
+        finally:
+            if waiting is not None:
+                if waiting.done() and not waiting.cancelled():
+                    chunks.append(waiting.result())
+                waiting.cancel()
+            while not self.queue.empty():
+                chunks.append(self.queue.get_nowait())
+            for chunk in chunks:
+                chunk.ack()  # frees Faust's waiters only: what is not committed is read again by the next owner
+
+    async def _transact(self, chunks: list[Any]) -> None:
+        started, self.busy = time.monotonic(), True
+        await self.producer.begin_transaction()
+        outbox = Outbox(self.producer, self.tp.partition)
+        work = await self._fold(chunks, outbox)
+        await self._answer(work, outbox)
+        changes = self.partition.changes()
+        changelog = await outbox.send(
+            self._delivery.changelog_topic, ((key, value, []) for key, value in changes.items())
+        )
+        await outbox.acknowledged()
+        if chunks:
+            # Not in parallel with the first produce: the broker would answer NOT_ENOUGH_REPLICAS, and retries cost.
+            await self._send_offsets(chunks[-1].message.offset + 1)
+            self._next_offset = chunks[-1].message.offset + 1
+        await self._commit()
+        self._store(changes, changelog)
+        self.partition.forget_idle()
+        for chunk in chunks:
+            chunk.ack()
+        self.busy = False
+        self._count(chunks, changes, time.monotonic() - started)
+
+    async def _fold(self, chunks: list[Any], outbox: Outbox) -> list[Work]:
+        """Fold the chunks, and those that arrive meanwhile up to the bound; scoring of their blocks starts at once."""
+        work: list[Work] = []
+
+        def on_block(pending: Pending) -> None:
+            work.append((pending, self._score(pending)))
+
+        index = 0
+        while index < len(chunks):
+            self._check_sequence(chunks[index].message.sequence)
+            for topic, records in self.partition.take(chunks[index].value, time.monotonic(), on_block):
+                await outbox.send(topic, records)
+            index += 1
+            if index == len(chunks) < self._delivery.transaction_chunks and not self.queue.empty():
+                chunks.append(self.queue.get_nowait())
+        if time.monotonic() - self._ticked >= TICK_SECONDS:
+            self._ticked = time.monotonic()
+            self.partition.close_silent(time.monotonic(), on_block)
+        return work
+
+    def _score(self, pending: Pending) -> asyncio.Future[Scores] | None:
+        if self._batcher is None:
+            return None
+        return asyncio.ensure_future(self._batcher.score(self.partition.inputs(pending)))
+
+    async def _answer(self, work: list[Work], outbox: Outbox) -> None:
+        for pending, scores in work:
+            for topic, records in self.partition.answer(pending, await scores if scores is not None else None):
+                await outbox.send(topic, records)
+
+    def _check_sequence(self, sequence: int) -> None:
+        if sequence != self._next_sequence:  # a chunk that Faust dropped would be lost for ever
+            raise RuntimeError(f"{self.tp}: chunk {sequence} arrived, expected {self._next_sequence}")
+        self._next_sequence += 1
+
+    async def _send_offsets(self, offset: int) -> None:
+        await self.producer.send_offsets_to_transaction({TopicPartition(*self.tp): offset}, self._delivery.app_id)
+
+    async def _commit(self) -> None:
+        await self.producer.commit_transaction()
+
+    def _store(self, changes: Updates, changelog: list[tuple[asyncio.Future[Any], int]]) -> None:
+        last = None
+        if changelog:
+            acknowledgement, size = changelog[-1]
+            last = acknowledgement.result().offset + size - 1
+        self._table.write(self.tp.partition, changes, last)
+
+    def _count(self, chunks: list[Any], changes: Updates, seconds: float) -> None:
+        size = sum(len(key) + len(value or b"") for key, value in changes.items())
+        self._metrics.transaction(seconds, size, self.queue.qsize(), self.tp.partition)
+        now_ms = time.time() * 1000
+        for chunk in chunks:
+            arrivals = np.array([record.timestamp for record in chunk.value])
+            self._metrics.end_to_end_seconds.observe(np.maximum(0, now_ms - arrivals) / 1000)
+
+    def gauge(self, end: int | None) -> None:
+        """Measure what does not change with a transaction; `end` is the source partition's end offset, if known."""
+        number = str(self.tp.partition)
+        self._metrics.table_users.labels(number).set(len(self.partition.sequences))
+        self._metrics.queue_depth.labels(number).set(self.queue.qsize())
+        if end is not None and self._next_offset is not None:
+            self._metrics.lag.labels(number).set(max(0, end - self._next_offset))
+
+
+class Emitter:
+    """All partitions' writers: opened on assignment, closed on revocation (transport.Owner)."""
+
+    def __init__(self, app: Any, make_writer: Callable[[TP], PartitionWriter], metrics: Metrics) -> None:
+        self._app, self._make_writer, self._metrics = app, make_writer, metrics
+        self.writers: dict[TP, PartitionWriter] = {}
+        self._tasks: dict[TP, asyncio.Task[None]] = {}
+        self.error: BaseException | None = None
+
+    async def open(self, partitions: Iterable[TP]) -> None:
+        """Take over partitions: fence and abort what earlier owners left open."""
+        await self.close()
+        writers = {tp: self._make_writer(tp) for tp in partitions}
+        await asyncio.gather(*[writer.producer.start() for writer in writers.values()])
+        self.writers = writers
+
+    async def close(self) -> None:
+        """Let go of all partitions; an open transaction is aborted by the next owner."""
+        writers, tasks, self.writers, self._tasks = self.writers, self._tasks, {}, {}
+        for tp, task in tasks.items():
+            task.cancel()
+            self._metrics.forget_partition(tp.partition)
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        stops = [asyncio.wait_for(writer.producer.stop(), 3.0) for writer in writers.values()]
+        await asyncio.gather(*stops, return_exceptions=True)
+
+    async def submit(self, event: Any) -> None:
+        """Queue one chunk for its partition; a chunk of an older assignment is left to the new owner."""
+        message = event.message
+        writer = self.writers.get(message.tp)
+        if writer is None or message.generation_id != self._app.consumer_generation_id:
+            event.ack()
+            return
+        await writer.queue.put(event)
+
+    def start(self) -> None:
+        """Start serving, once the table is recovered."""
+        for tp, writer in self.writers.items():
+            if tp not in self._tasks:
+                self._tasks[tp] = asyncio.ensure_future(self._run(writer))
+
+    @property
+    def serving(self) -> bool:
+        """Whether the partitions are taken over and recovered."""
+        return bool(self._tasks)
+
+    def is_idle(self) -> bool:
+        """Tell whether no chunk waits or is at work."""
+        return not any(writer.busy or writer.queue.qsize() for writer in self.writers.values())
+
+    async def _run(self, writer: PartitionWriter) -> None:
+        try:
+            await writer.run()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001  (fenced, timed out or broken: nothing was stored, the process ends)
+            await self.fatal(error)
+
+    async def fatal(self, error: BaseException) -> None:
+        """End the process with an error. Never initialise transactions again: that would fence the real owner."""
+        if self.error is not None:
+            return
+        self.error = error
+        log.critical("worker ends, its open transactions are aborted by the next owner: %r", error, exc_info=error)
+        timer = threading.Timer(EXIT_GRACE_SECONDS, os._exit, (EXIT_FATAL,))
+        timer.daemon = True
+        timer.start()
+        await self._app.crash(error)

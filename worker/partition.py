@@ -1,0 +1,232 @@
+"""One source partition's life: records in; answers, triggers, dead letters, late events and changed table bytes out.
+
+No Kafka, no clock: the emitter passes records and the time in and carries everything out in one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from model.contract.sequence import LATE, REVISED, Block, Inputs, Rules, Sequences, is_open
+from worker.decode import Bounds, Chunk, Record, decode_chunk
+from worker.metrics import Metrics
+from worker.policy import Answer, Decision, Memory, Outcome, Policy, candidates, decide, memory_bytes, memory_of
+from worker.records import Answers, Encoder, Output
+from worker.scorer import Scores
+from worker.sequences import ARRIVAL_KEY, CAMPAIGN_KEY, HEAD_KEY, STREAM_KEY, SequenceTable
+
+LIVE_MS = (
+    300_000  # a source whose newest event is this close to its arrival is live: silence then passes with the wall clock
+)
+NO_EVENTS = np.empty(0, np.int64)
+USERS_KEPT = 100_000  # users kept in memory before those without an open session are dropped: about 1 GB
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Where the outputs of a partition go."""
+
+    stage_probabilities: str
+    triggers: str
+    dead_letters: str
+    late: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What every partition uses."""
+
+    rules: Rules
+    bounds: Bounds
+    policy: Policy
+    encoder: Callable[[int], Encoder]
+    topics: Topics
+    metrics: Metrics
+
+
+class Pending(NamedTuple):
+    """A block of new rows that waits for its scores; source offset and arrival time of the events that it names."""
+
+    block: Block
+    offsets: npt.NDArray[np.int64]
+    arrivals: npt.NDArray[np.int64]
+
+
+OnBlock = Callable[[Pending], None]
+
+
+class Partition:
+    """The users of one source partition; in memory, ahead of the table by the open transaction."""
+
+    def __init__(self, number: int, table: SequenceTable, rooms: Rooms) -> None:
+        self.number = number
+        self.sequences = Sequences(rooms.rules)
+        self._read = partial(table.read, number)
+        self._scan = partial(table.scan, number)
+        self._rooms = rooms
+        self._encoder = rooms.encoder(number)
+        self._memories: dict[bytes, Memory] = {}
+        self._remembering: set[bytes] = set()  # users whose memory changed in this transaction
+        self._arrival_ms = 0
+        self._arrived_at = 0.0
+
+    def open(self, monotonic: float, wall_ms: int) -> None:
+        """Take up the recovered table: the stream time and every user whose session is open."""
+        stream = self._read(STREAM_KEY)
+        if stream is not None:
+            self.sequences.load_stream(stream)
+        arrival = self._read(ARRIVAL_KEY)
+        if arrival is not None:
+            self._arrival_ms = int.from_bytes(arrival, "big")
+            self._arrived_at = monotonic - max(0, wall_ms - self._arrival_ms) / 1000
+        for key, value in self._scan(HEAD_KEY):
+            if is_open(value):
+                self._load(key[len(HEAD_KEY) :])
+
+    def take(self, records: Sequence[Record], monotonic: float, on_block: OnBlock) -> list[tuple[str, list[Output]]]:
+        """Decode and fold one chunk; return what is rejected. `on_block` takes the inputs of each block of new rows."""
+        chunk = decode_chunk(records, self._rooms.bounds)
+        self._arrival_ms, self._arrived_at = records[-1].timestamp, monotonic
+        good = [records[i] for i in chunk.index]
+        keys = [bytes(record.key or b"") for record in good]
+        for key in self.sequences.unknown(keys):
+            self._load(key)
+        offsets = np.array([record.offset for record in good], np.int64)
+        arrivals = np.array([record.timestamp for record in good], np.int64)
+        for block in self.sequences.fold(self.sequences.columns(chunk.events, keys)):
+            on_block(Pending(block, offsets, arrivals))
+        late = [good[i] for i in np.flatnonzero(self.sequences.verdicts == LATE)]
+        self._rooms.metrics.taken(
+            self.number, len(records), self.sequences.verdicts, [error.reason for _, error in chunk.dead]
+        )
+        return list(self._rejected(records, chunk, late))
+
+    def _rejected(
+        self, records: Sequence[Record], chunk: Chunk, late: list[Record]
+    ) -> Iterator[tuple[str, list[Output]]]:
+        topics, encoder = self._rooms.topics, self._encoder
+        if chunk.dead:
+            yield (
+                topics.dead_letters,
+                [encoder.dead_letter(records[i], error.reason, error.detail) for i, error in chunk.dead],
+            )
+        if late:
+            yield topics.late, [encoder.late(record) for record in late]
+
+    def _load(self, user: bytes) -> None:
+        self.sequences.load(user, self._read)
+        memory = memory_of(self._read(CAMPAIGN_KEY + user))
+        if memory:
+            self._memories[user] = memory
+
+    def stream_now_ms(self, monotonic: float) -> int:
+        """Return the stream time: the newest event time, moved on by the wall clock only while the source is live."""
+        stream_ms = self.sequences.stream_ms
+        if self._arrival_ms - stream_ms >= LIVE_MS:
+            return stream_ms
+        return stream_ms + int((monotonic - self._arrived_at) * 1000)
+
+    def is_due(self, monotonic: float) -> bool:
+        """Tell whether a silent user's session has to be closed."""
+        due = self.sequences.next_due_ms()
+        return due is not None and due <= self.stream_now_ms(monotonic)
+
+    def close_silent(self, monotonic: float, on_block: OnBlock) -> None:
+        """Close the sessions of users who fell silent."""
+        for block in self.sequences.close_due(self.stream_now_ms(monotonic)):
+            on_block(Pending(block, NO_EVENTS, NO_EVENTS))
+
+    def inputs(self, pending: Pending) -> Inputs:
+        """Return the network inputs of a block; only while the block is the newest."""
+        return self.sequences.inputs(pending.block)
+
+    def answer(self, pending: Pending, scores: Scores | None) -> list[tuple[str, list[Output]]]:
+        """Encode the block's stage probabilities and decide on its triggers."""
+        answers = self._answers(pending, scores)
+        triggers = self._triggers(answers) if scores is not None else []
+        topics = self._rooms.topics
+        self._rooms.metrics.answered(len(answers.keys), int(answers.degraded.sum()))
+        return [
+            (topics.stage_probabilities, self._encoder.stage_probabilities(answers)),
+            (topics.triggers, triggers),
+        ]
+
+    def _answers(self, pending: Pending, scores: Scores | None) -> Answers:
+        block = pending.block
+        pick = np.flatnonzero(block.kind != REVISED)
+        index = block.source[pick]  # (A,) -1 for session ends, which takes the sentinel that stands last
+        names, key_of = self.sequences.names, self.sequences.key_of
+        return Answers(
+            keys=[key_of(slot) for slot in block.slot[pick].tolist()],
+            offset=np.append(pending.offsets, -1)[index],
+            event_time=block.ts[pick],
+            arrival_time=np.append(pending.arrivals, -1)[index],
+            type=block.type[pick],
+            user_stage=block.user_stage[pick],
+            category=[names.get(category) for category in block.category[pick].tolist()],
+            sequence_length=block.row[pick] + 1,
+            reach=None if scores is None else scores.reach,
+            next_type=None if scores is None else scores.next_type,
+            degraded=np.zeros(len(pick), bool) if scores is None else scores.degraded,
+        )
+
+    def _triggers(self, answers: Answers) -> list[Output]:
+        assert answers.reach is not None
+        session_end = answers.offset < 0
+        remembered = np.array([key in self._memories for key in answers.keys], bool)
+        rows = candidates(
+            self._rooms.policy, session_end, answers.user_stage, answers.reach, answers.degraded, remembered
+        )
+        # A memory made inside this block makes the user's later rows candidates too: decide() must see them to re-arm.
+        outputs: list[Output] = []
+        made: set[bytes] = set()
+        for row, key in enumerate(answers.keys):
+            if rows[row] or key in made:
+                for decision in self._decide(answers, row, key, bool(session_end[row]), made):
+                    outputs.append(self._encoder.trigger(key, decision, int(answers.event_time[row])))
+        return outputs
+
+    def _decide(
+        self, answers: Answers, row: int, key: bytes, session_end: bool, made: set[bytes]
+    ) -> Iterator[Decision]:
+        assert answers.reach is not None
+        memory = self._memories.get(key, {})
+        answer = Answer(
+            key,
+            int(answers.event_time[row]),
+            session_end,
+            int(answers.user_stage[row]),
+            answers.reach[row],
+            bool(answers.degraded[row]),
+        )
+        changed, decisions = decide(memory, answer, self._rooms.policy)
+        if changed is not memory:
+            self._memories[key] = changed
+            self._remembering.add(key)
+            made.add(key)
+        for decision in decisions:
+            self._rooms.metrics.decided(decision.campaign.name, decision.outcome)
+            if decision.outcome is Outcome.FIRE:
+                yield decision
+
+    def changes(self) -> dict[bytes, bytes | None]:
+        """Return the table updates of everything changed since the last call; arrival time included."""
+        names, values = self.sequences.pack()
+        updates: dict[bytes, bytes | None] = dict(zip(names, values, strict=True))
+        for user in self._remembering:
+            updates[CAMPAIGN_KEY + user] = memory_bytes(self._memories[user])
+        self._remembering.clear()
+        updates[ARRIVAL_KEY] = self._arrival_ms.to_bytes(8, "big")
+        return updates
+
+    def forget_idle(self) -> None:
+        """Bound the memory: drop users without an open session; only after their changes are committed."""
+        if len(self.sequences) > USERS_KEPT:
+            self.sequences.drop_closed(USERS_KEPT // 2)
+            self._memories = {user: memory for user, memory in self._memories.items() if user in self.sequences}

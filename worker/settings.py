@@ -1,0 +1,121 @@
+"""Settings: the environment (FUNNELCAST_*) and the command line's overrides in, one frozen and checked `Settings` out.
+
+Read once at start; rooms receive values, not this object.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field, SecretStr, StringConstraints
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from model.contract.errors import FunnelcastError
+
+PREFIX = "FUNNELCAST_"
+# Variables that belong to the tests and tools; anything else that starts with the prefix must be a field.
+TOOLING = frozenset({"FUNNELCAST_BOUNDSCHECK"})
+
+Topic = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
+Broker = Annotated[str, StringConstraints(pattern=r"^[^\s:,/]+:\d{1,5}(,[^\s:,/]+:\d{1,5})*$")]
+
+
+class SettingsError(FunnelcastError):
+    """A setting that the worker cannot run with."""
+
+
+class Settings(BaseSettings):
+    """Everything an operator may set."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    broker: Broker = Field("127.0.0.1:9092", description="Kafka bootstrap servers, host:port, several by commas")
+    app_id: Name = Field("funnelcast", description="consumer group and prefix of tables and transactional ids")
+    clickstream: Topic = Field("clickstream", description="topic of click events, keyed by user id")
+    stage_probabilities: Topic = Field("funnel.stage-probabilities", description="topic of stage probabilities")
+    triggers: Topic = Field("funnel.triggers", description="topic of campaign triggers")
+    dead_letters: Topic = Field("funnel.dead-letters", description="topic of records that could not be decoded")
+    late: Topic = Field("funnel.late", description="topic of events older than the lateness bound")
+    partitions: int = Field(4, ge=1, le=10_000, description="partitions of each topic")
+    replication_factor: int = Field(1, ge=1, le=10, description="replicas of each topic that `topics` creates")
+
+    bundle: str = Field("", description="bundle directory; empty: the shipped bundle; none: no model, no probabilities")
+    campaigns: Path | None = Field(None, description="campaigns.yaml; empty: the shipped campaigns")
+    holdout_salt: SecretStr = Field(SecretStr("funnelcast"), min_length=1, description="salt of the holdout draw")
+
+    state_dir: Path = Field(Path("state"), description="directory of the RocksDB store")
+    store: Literal["rocksdb", "memory"] = Field("rocksdb", description="where the user-sequences table lives")
+
+    batch_size: int = Field(64, ge=1, le=4096, description="users that close a micro-batch")
+    batch_wait_seconds: float = Field(0.005, ge=0, le=10, description="longest wait of a micro-batch's oldest user")
+    inference_threads: int = Field(1, ge=1, le=256, description="threads of one run of the network")
+    max_chunk: int = Field(2048, ge=1, le=65_536, description="most records of one fetched chunk")
+    transaction_chunks: int = Field(16, ge=1, le=1024, description="most chunks of one transaction")
+    session_timeout_seconds: float = Field(8.0, ge=1, le=300, description="silence that ends a membership")
+    instance_id: str = Field("", max_length=200, description="static group member id (the pod's name); empty: dynamic")
+
+    max_value_bytes: int = Field(1 << 20, ge=1024, le=1 << 30, description="largest event that is decoded")
+    max_clock_skew_seconds: int = Field(300, ge=0, le=86_400, description="how far an event may lie in the future")
+
+    http_host: str = Field("127.0.0.1", min_length=1, description="address of /live, /ready and /metrics")
+    http_port: int = Field(8080, ge=0, le=65_535, description="port of /live, /ready and /metrics; 0: any free one")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+
+    def describe(self) -> str:
+        """List every setting, secrets masked, one per line."""
+        return "\n".join(f"{name} = {value}" for name, value in self)
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read and check the settings; an override of None counts as not given."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    faults = list(_unknown_variables(os.environ))
+    try:
+        settings = Settings(**given)  # type: ignore[arg-type]
+    except pydantic.ValidationError as error:
+        faults = [*map(_fault, error.errors()), *faults]
+    if faults:
+        raise SettingsError(f"cannot start with these settings: {'; '.join(faults)}; correct or unset them")
+    return settings
+
+
+def _unknown_variables(names: Iterable[str]) -> Iterable[str]:
+    known = {PREFIX + field.upper() for field in Settings.model_fields} | TOOLING
+    for name in sorted(names):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            yield f"{name} is not a setting"
+
+
+def _fault(error: object) -> str:
+    """Word one pydantic error as: which setting, what was found, what was expected."""
+    assert isinstance(error, dict)
+    field = str(error["loc"][0]) if error["loc"] else "settings"
+    if error["type"] == "extra_forbidden":
+        return f"{field} is not a setting"
+    secret = field in Settings.model_fields and Settings.model_fields[field].annotation is SecretStr
+    found = "a secret" if secret else repr(error["input"])
+    description = Settings.model_fields[field].description if field in Settings.model_fields else ""
+    return f"{PREFIX}{field.upper()} is {found} ({description}): {_lower_first(str(error['msg']))}"
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def check_state_dir(path: Path) -> None:
+    """Create the state directory and prove that it can be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path, prefix=".probe-") as probe:
+            probe.write(b"x" * 4096)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot write to the state directory {path} ({error.strerror}), the worker keeps its table there; "
+            f"make it writable or name another one with {PREFIX}STATE_DIR"
+        ) from error

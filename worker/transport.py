@@ -1,0 +1,241 @@
+"""Transport: Kafka record batches in, one Faust event per (partition, chunk of records) out.
+
+Faust keeps rebalancing and recovery; a chunk's offset is committed by its transaction (emitter), never by Faust. Uses
+private names of faust-streaming 0.15.3, pinned; tests/worker/test_transport.py says so when they move.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, ClassVar, Protocol
+
+import faust
+from faust.tables.recovery import Recovery
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
+from faust.types import TP, ConsumerMessage
+from faust.types.tuples import ack_lock
+from mode.utils.futures import notify
+
+__all__ = ["TP", "ChunkSchema", "Owner", "install"]
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+GIVE_BACK_SECONDS = 0.02
+
+
+class Owner(Protocol):
+    """Who owns the partitions' transactions: opened before recovery reads, closed after the last chunk at work."""
+
+    async def open(self, partitions: Iterable[TP]) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def fatal(self, error: BaseException) -> None: ...
+
+
+class ChunkMessage(ConsumerMessage):
+    """Records of one partition, fetched together; `sequence` counts a partition's chunks since its assignment."""
+
+    __slots__ = ("sequence",)
+
+    sequence: int
+
+
+class CommittedReads(AIOKafkaConsumerThread):
+    """Reads committed records only, without Faust's own exactly-once mode."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        # Only here: Faust's transaction mode takes last stable offsets for the end, unknown before the first fetch.
+        self.consumer.in_transaction = True
+        try:
+            return super()._create_worker_consumer(transport)
+        finally:
+            self.consumer.in_transaction = False
+
+
+class ChunkConsumer(Consumer):
+    """Faust's consumer, delivering chunks for `chunk_topics` and single records for every other topic."""
+
+    chunk_topics: ClassVar[frozenset[str]] = frozenset()
+    max_chunk: ClassVar[int] = 2048
+    owner: ClassVar[Owner]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._sequence: collections.Counter[TP] = collections.Counter()
+        super().__init__(*args, **kwargs)
+
+    def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
+        return CommittedReads(self, loop=self.loop, beacon=self.beacon)
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        while not (self._stopped.is_set() or fetcher._stopped.is_set()):
+            if not self.flow_active:
+                # The next wait would wait for this too, and a generation taken before it would be the old one.
+                await self.wait_first(self.can_resume_flow.wait())
+            generation = self.app.consumer_generation_id
+            records, active = await self._wait_next_records(POLL_SECONDS)
+            if self.should_stop:
+                continue
+            if not self.flow_active:
+                await self._seek_while_stopped()
+                continue
+            for tp, batch in (records or {}).items():
+                if batch and (active is None or tp in active or tp in self._buffered_partitions):
+                    deliver = self._deliver_chunks if tp.topic in self.chunk_topics else self._deliver_records
+                    await deliver(tp, batch, generation)
+            await self._deliver_end_marks(active, generation)
+            if not records:
+                await asyncio.sleep(0)
+
+    async def _seek_while_stopped(self) -> None:
+        try:
+            await self.perform_seek()
+        except Exception as error:  # noqa: BLE001  (a rebalance may take the partitions away: its own seek follows)
+            log.info("seek while the flow is stopped: %r", error)
+
+    def _is_current(self, generation: int) -> bool:
+        return self.flow_active and self.app.consumer_generation_id == generation
+
+    async def _deliver_chunks(self, tp: TP, records: list[Any], generation: int) -> None:
+        wanted = self._read_offset[tp]  # for chunk topics always the NEXT offset
+        if self.app.rebalancing or self.app.consumer_generation_id != generation:
+            return await self._give_back(tp, records[0].offset, wanted, generation)
+        records = [record for record in records if wanted is None or record.offset >= wanted]
+        for low in range(0, len(records), self.max_chunk):
+            if not self._is_current(generation):
+                return
+            chunk = records[low : low + self.max_chunk]
+            await self.callback(self._chunk_message(tp, chunk, generation))
+            if self.app.consumer_generation_id != generation:
+                return  # the callback may have slept through a rebalance
+            self._read_offset[tp] = chunk[-1].offset + 1
+
+    def _chunk_message(self, tp: TP, chunk: Any, generation: int) -> ChunkMessage:
+        last = chunk[-1]
+        message = ChunkMessage(
+            tp.topic, tp.partition, last.offset, last.timestamp / 1000.0, last.timestamp_type, None, None, chunk,
+            None, 0, 0, tp, generation_id=generation,
+        )  # fmt: skip
+        message.sequence = self._sequence[tp]
+        self._sequence[tp] += 1
+        return message
+
+    async def _give_back(self, tp: TP, first: int, wanted: int | None, generation: int) -> None:
+        """Seek back: recovery resumes partitions before it clears the stream queues, which would drop this chunk."""
+        if wanted is not None:
+            await self.seek(tp, wanted)
+        elif self.app.consumer_generation_id == generation:
+            await self.seek(tp, first)
+        else:
+            await self._thread.seek_to_beginning(tp)
+        await asyncio.sleep(GIVE_BACK_SECONDS)
+
+    async def _deliver_records(self, tp: TP, records: list[Any], generation: int) -> None:
+        for record in records:
+            if not self._is_current(generation):
+                return  # recovery seeks again
+            read = self._read_offset[tp]
+            if read is None or record.offset >= read:
+                await self.wait_first(self.callback(self._to_message(tp, record)), self.suspend_flow.wait())
+                self._read_offset[tp] = record.offset
+
+    async def _deliver_end_marks(self, active: set[TP] | None, generation: int) -> None:
+        """Send an empty record for offsets that no record has.
+
+        Commit markers and aborted records use offsets too; recovery would wait for them for ever.
+        """
+        consumer: Any = self._thread._consumer
+        assignment = consumer._subscription.subscription.assignment
+        for tp in active or ():
+            if tp.topic in self.chunk_topics or not assignment or tp not in assignment.tps:
+                continue
+            position, read = assignment.state_value(tp)._position, self._read_offset[tp]
+            if position and position - 1 > (-1 if read is None else read) and self._is_current(generation):
+                self._read_offset[tp] = position - 1
+                await self.callback(
+                    ConsumerMessage(
+                        tp.topic,
+                        tp.partition,
+                        position - 1,
+                        0.0,
+                        0,
+                        [],
+                        None,
+                        None,
+                        None,
+                        0,
+                        0,
+                        tp,
+                        generation_id=generation,
+                    )
+                )
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Stay silent: the stock check asserts a position that a partition just assigned does not have."""
+
+    def ack(self, message: Any) -> bool:
+        if not isinstance(message, ChunkMessage):
+            return bool(super().ack(message))
+        with ack_lock:
+            if message.acked:
+                return False
+            message.acked = True
+            self._unacked_messages.discard(message)
+            self._n_acked += 1
+            notify(self._waiting_for_ack)
+            return True
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        await super().on_partitions_revoked(revoked)  # waits for the chunks at work
+        await self.owner.close()
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self._sequence.clear()
+        tables: Any = self.app.tables
+        queue = tables.changelog_queue
+        while not queue.empty():
+            queue.get_nowait()  # left-overs of lost partitions would be applied to other ones
+        try:
+            # Fence first: the old owner's markers are then written before end and committed offsets are read.
+            await self.owner.open(tp for tp in assigned if tp.topic in self.chunk_topics)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the partitions are not ours: the process ends)
+            return await self.owner.fatal(error)
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def on_stop(self) -> None:
+        await super().on_stop()
+        await self.owner.close()
+
+
+class ChunkSchema(faust.Schema[Any, Any]):
+    """Hands the chunk to the agent as it is: no codecs."""
+
+    def compile(self, app: Any, **_: Any) -> Callable[..., Awaitable[Any]]:
+        async def decode(message: Any, **_: Any) -> Any:
+            return app.create_event(message.key, message.value, {}, message)
+
+        return decode
+
+
+async def _seek_offsets(self: Any, consumer: Any, tps: Any, offsets: Any, title: str) -> None:
+    """Seek to the table's offsets; the stock one crashes on None when a rebalance came in between."""
+    await consumer.seek_wait({tp: max(offsets.get(tp) or 0, 0) for tp in tps})
+
+
+def install(app: faust.App, owner: Owner, topics: Iterable[str], max_chunk: int) -> None:
+    """Make `app` consume `topics` in chunks of at most `max_chunk` records, with `owner` told of every assignment."""
+    Recovery._seek_offsets = _seek_offsets  # type: ignore[method-assign]
+    members = {"chunk_topics": frozenset(topics), "max_chunk": max_chunk, "owner": owner}
+    consumer = type("Consumer", (ChunkConsumer,), members)
+    stock = app._new_transport
+
+    def transport() -> Any:
+        made: Any = stock()
+        made.Consumer = consumer
+        return made
+
+    app._new_transport = transport  # type: ignore[method-assign]
