@@ -24,22 +24,21 @@ class WholeSequence(nn.Module):
 
     def __init__(self, model: ClickModel) -> None:
         super().__init__()
-        self.embed, self.norm, self.reach, self.next_type = model.embed, model.norm, model.reach, model.next_type
-        self.heads_of = model.heads
+        self.model = model
         self.layers = nn.ModuleList(FusedLayer(block) for block in model.reformer.layers.blocks)
 
     def forward(
         self, type: Tensor, item: Tensor, category: Tensor, features: Tensor, lengths: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return reach (B, L, 2, S) and next_type (B, L, T) logits."""
-        x, wide = self.embed(Rows(type, item, category, features, lengths))  # (B, L, D) twice
+        x, wide = self.model.embed(Rows(type, item, category, features, lengths))  # (B, L, D) twice
         time = torch.arange(type.shape[1])
         pad = time[None, None] >= lengths[:, None, None]  # (B, 1, L)
         left = right = x
         for layer in self.layers:
             left, right = layer(left, right, pad, time)
-        hidden = self.norm((left + right) * 0.5)
-        reach, next_type = self.heads_of(torch.cat([hidden, wide], -1))
+        hidden = self.model.norm((left + right) * 0.5)
+        reach, next_type = self.model.heads(torch.cat([hidden, wide], -1))
         return reach, next_type
 
 

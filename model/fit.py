@@ -34,12 +34,12 @@ class Settings(msgspec.Struct, frozen=True):
     model: ReformerConfig
     seed: int = 0
     next_event: float = 0.1  # weight of the next-event loss
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warm_up: int = 50  # steps
     batch_rows: int = 2048
     average: float = 0.98  # share kept of the running average of the weights at each step
-    patience: int = 4  # epochs without a better validation loss
+    patience: int = 5  # epochs without a better validation loss
 
 
 class Scored(NamedTuple):

@@ -8,7 +8,7 @@ import argparse
 import hashlib
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,7 +20,7 @@ from model.contract.errors import FunnelcastError
 from model.contract.rows import HOUR_MS, Array
 from model.contract.stages import STAGES, load_funnel
 from model.contract.vocabulary import Vocabulary
-from model.datasets.arguments import add_log_arguments, log_from_args
+from model.datasets import add_log_arguments, log_from_args
 from model.examples import CENSORED, Examples, read_examples
 from model.fit import Scored, Settings, Trainer, score
 from model.measures import fit_platt, measure
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the run").add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="run directory: checkpoint, figures, resumable state")
     add("--tier", choices=sorted(TIERS), default="small", help="size of the network (default: small)")
-    add("--epochs", type=_positive, default=40, help="at most so many; training stops earlier by itself (default: 40)")
+    add("--epochs", type=_positive, default=60, help="at most so many; training stops earlier by itself (default: 60)")
     add("--seed", type=int, default=0, help="the same log and seed give the same weights (default: 0)")
     add("--resume", action="store_true", help="go on from the last finished epoch of DIR")
     add("--name", default="", help="name of the model in every record (default: that of DIR)")
@@ -62,38 +62,61 @@ def split(users: tuple[str, ...], seed: int) -> dict[str, list[int]]:
     return parts
 
 
+class Task(NamedTuple):
+    """What is trained on what, for which contract."""
+
+    settings: Settings
+    examples: Examples
+    parts: dict[str, list[int]]  # users of train, validation and test
+    contract: Contract
+    data: dict[str, Any]  # what provenance says about the log
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Train, calibrate, report; the run directory is complete when this returns."""
     folder: Path = arguments.out
     prepare(folder, arguments.resume)
-    funnel, horizon_ms = load_funnel(arguments.funnel), arguments.horizon_hours * HOUR_MS
-    settings = Settings(msgspec.structs.replace(TIERS[arguments.tier], seed=arguments.seed), seed=arguments.seed)
-    vocabulary = Vocabulary(item_hashes=settings.model.item_hashes, category_hashes=settings.model.category_hashes)
-    examples, data = read_examples(log_from_args(arguments), funnel, horizon_ms, vocabulary, arguments.progress)
-    parts = split(examples.users, arguments.seed)
-    check_enough(examples, parts)
-    trainer = fit(settings, examples, parts, folder, arguments)
-    contract = Contract(
-        funnel=funnel, horizon_ms=horizon_ms, vocabulary=vocabulary, window=settings.model.window,
-        base_rates=base_rates(examples, parts["train"]).tolist(),
-    )  # fmt: skip
+    task = read_task(arguments)
+    trainer = fit(task, folder, arguments)
     model = trainer.best_model()
-    calibration, metrics = judge(model, examples, parts, contract)
+    calibration, metrics = judge(model, task)
     metrics |= {"best_epoch": trainer.best_epoch, "curve": trainer.curve}
     checkpoint = Checkpoint(
         name=arguments.name or folder.absolute().name,
-        model=settings.model,
-        contract=contract,
+        model=task.settings.model,
+        contract=task.contract,
         calibration=calibration,
-        training=describe(settings, arguments, trainer),
-        data=data,
+        training=describe(task, trainer),
+        data=task.data,
         metrics=metrics["test"],
     )
     save_checkpoint(folder, model, checkpoint)
     write_whole(folder / METRICS, msgspec.json.format(msgspec.json.encode(metrics), indent=2) + b"\n")
-    print(table(metrics["test"]["all"], len(parts["test"])))
+    print(table(metrics["test"]["all"], len(task.parts["test"])))
     print(f"checkpoint  {folder}  (best epoch {trainer.best_epoch} of {trainer.epoch}; figures in {METRICS})")
     return 0
+
+
+def read_task(arguments: argparse.Namespace) -> Task:
+    """Replay and label the log, and set users aside."""
+    funnel, horizon_ms = load_funnel(arguments.funnel), arguments.horizon_hours * HOUR_MS
+    settings = Settings(msgspec.structs.replace(TIERS[arguments.tier], seed=arguments.seed), seed=arguments.seed)
+    vocabulary = Vocabulary(item_hashes=settings.model.item_hashes, category_hashes=settings.model.category_hashes)
+    log = log_from_args(arguments)
+    examples, data = read_examples(log, funnel, horizon_ms, vocabulary, arguments.progress)
+    print("\n".join([log.summary(), *log.problems.lines()]))
+    parts = split(examples.users, arguments.seed)
+    check_enough(examples, parts)
+    contract = Contract(
+        funnel=funnel,
+        horizon_ms=horizon_ms,
+        vocabulary=vocabulary,
+        window=settings.model.window,
+        base_rates=known_outcomes(examples, parts["train"]).mean(0).tolist(),
+    )
+    return Task(
+        settings, examples, parts, contract, data | {"split": {name: len(part) for name, part in parts.items()}}
+    )
 
 
 def prepare(folder: Path, resume: bool) -> None:
@@ -122,16 +145,14 @@ def check_enough(examples: Examples, parts: dict[str, list[int]]) -> None:
             )
 
 
-def fit(
-    settings: Settings, examples: Examples, parts: dict[str, list[int]], folder: Path, arguments: argparse.Namespace
-) -> Trainer:
+def fit(task: Task, folder: Path, arguments: argparse.Namespace) -> Trainer:
     """Train until the validation loss stops improving or the epochs are done; save the state after each."""
-    trainer = Trainer(settings)
-    identity = identify(settings, examples)
+    trainer = Trainer(task.settings)
+    identity = identify(task)
     if arguments.resume:
         trainer.load(folder, identity)
     while not trainer.finished and trainer.epoch < arguments.epochs:
-        trainer.run_epoch(examples, parts["train"], parts["validation"], arguments.progress)
+        trainer.run_epoch(task.examples, task.parts["train"], task.parts["validation"], arguments.progress)
         trainer.save(folder, identity)
         print(line(trainer), flush=True)
     return trainer
@@ -143,17 +164,12 @@ def line(trainer: Trainer) -> str:
     return f"epoch {trainer.epoch:3d}  train {losses['train']:.4f}  validation {losses['validation']:.4f}{best}"
 
 
-def identify(settings: Settings, examples: Examples) -> str:
+def identify(task: Task) -> str:
     """Return a digest of everything that a resumed run must share with the one it continues."""
-    digest = hashlib.sha256(msgspec.json.encode(settings))
-    for array in examples[1:]:
+    digest = hashlib.sha256(msgspec.json.encode(task.settings))
+    for array in task.examples[1:]:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def base_rates(examples: Examples, users: list[int]) -> Array:
-    """Return how often each stage is reached, by scope and stage (2, S), over the positions of some users."""
-    return np.asarray(known_outcomes(examples, users).mean(0))
 
 
 def known_outcomes(examples: Examples, users: list[int]) -> Array:
@@ -162,15 +178,12 @@ def known_outcomes(examples: Examples, users: list[int]) -> Array:
     return np.asarray(reach[reach[:, 0, 0] != CENSORED])
 
 
-def judge(
-    model: ClickModel, examples: Examples, parts: dict[str, list[int]], contract: Contract
-) -> tuple[Calibration, dict[str, Any]]:
+def judge(model: ClickModel, task: Task) -> tuple[Calibration, dict[str, Any]]:
     """Calibrate on the validation users; measure on both parts, at all positions and at session ends."""
-    scored = {name: score(model, examples, parts[name]) for name in ("validation", "test")}
+    scored = {name: score(model, task.examples, task.parts[name]) for name in ("validation", "test")}
     calibration = fit_platt(scored["validation"].logits, scored["validation"].outcomes)
-    rates = np.array(contract.base_rates)
-    figures: dict[str, Any] = {name: figures_of(part, calibration, rates) for name, part in scored.items()}
-    return calibration, figures | {"users": {name: len(users) for name, users in parts.items()}}
+    rates = np.array(task.contract.base_rates)
+    return calibration, {name: figures_of(part, calibration, rates) for name, part in scored.items()}
 
 
 def figures_of(scored: Scored, calibration: Calibration, rates: Array) -> dict[str, Any]:
@@ -182,11 +195,10 @@ def figures_of(scored: Scored, calibration: Calibration, rates: Array) -> dict[s
     return figures
 
 
-def describe(settings: Settings, arguments: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
+def describe(task: Task, trainer: Trainer) -> dict[str, Any]:
     """Return what config.json and the bundle's provenance say about the training."""
     return {
-        "tier": arguments.tier,
-        "settings": msgspec.to_builtins(settings),
+        "settings": msgspec.to_builtins(task.settings),
         "epochs": trainer.epoch,
         "best_epoch": trainer.best_epoch,
         "threads": torch.get_num_threads(),

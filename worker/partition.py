@@ -21,9 +21,7 @@ from worker.records import Answers, Encoder, Output
 from worker.scorer import Scores
 from worker.sequences import ARRIVAL_KEY, CAMPAIGN_KEY, HEAD_KEY, STREAM_KEY, SequenceTable
 
-LIVE_MS = (
-    300_000  # a source whose newest event is this close to its arrival is live: silence then passes with the wall clock
-)
+LIVE_MS = 300_000  # a source whose newest event is this close to its arrival is live: its silence takes wall time
 NO_EVENTS = np.empty(0, np.int64)
 USERS_KEPT = 100_000  # users kept in memory before those without an open session are dropped: about 1 GB
 

@@ -97,6 +97,17 @@ class ChunkConsumer(Consumer):
         except Exception as error:  # noqa: BLE001  (a rebalance may take the partitions away: its own seek follows)
             log.info("seek while the flow is stopped: %r", error)
 
+    async def perform_seek(self) -> None:
+        """Seek to the committed offsets; where there is none yet, to the beginning.
+
+        The stock one leaves such a partition where it was fetched to, and what was fetched while the flow stood still
+        would be skipped.
+        """
+        await super().perform_seek()
+        new = [tp for tp in self.assignment() if tp.topic in self.chunk_topics and self._read_offset[tp] is None]
+        if new:
+            await self._thread.seek_to_beginning(*new)
+
     def _is_current(self, generation: int) -> bool:
         return self.flow_active and self.app.consumer_generation_id == generation
 

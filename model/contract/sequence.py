@@ -43,7 +43,7 @@ from model.contract.vocabulary import hashes64, name_hash, name_hashes
 __all__ = [
     "APPLIED", "CLOSED", "DAY_MS", "DUPLICATE", "GAP_MS", "LATE", "LATE_MS", "LMAX", "NEW", "PAGE", "REVISED", "RING",
     "STREAM_KEY", "Block", "Events", "Inputs", "Rows", "Rules", "Sequences", "base", "default_rules", "is_open",
-    "sequence_of",
+    "sequence_of", "warm",
 ]  # fmt: skip
 
 EVENT_DTYPES = ("i4", "i8", "u1", "u4", "u4", "u1", "u8")
@@ -74,8 +74,8 @@ class _CategoryHashes(dict[str | None, int]):
 class Sequences:
     """The users of one partition that are in memory.
 
-    `stream_ms` is the latest event time of the partition; `verdicts` says of each event of the latest fold whether it was
-    APPLIED, a DUPLICATE or LATE; `names` maps category hashes to names (names with the same hash are one category).
+    `stream_ms` is the latest event time of the partition; `verdicts` says of each event of the latest fold whether it
+    was APPLIED, a DUPLICATE or LATE; `names` maps category hashes to names (names with one hash are one category).
     """
 
     def __init__(self, rules: Rules, users: int = 1024, pages: int = 4096) -> None:
@@ -272,3 +272,14 @@ def sequence_of(key: bytes, get: Get, rules: Rules | None = None) -> Rows | None
     sequences = Sequences(rules or default_rules(), 1, PAGES_KEPT)
     sequences.load(key, get)
     return sequences.rows(key) if len(sequences.rows(key).row) else None
+
+
+def warm() -> None:
+    """Compile everything that runs later, or load it from Numba's cache; the first time it takes many seconds."""
+    sequences, values = Sequences(default_rules(), 1, 1), dict[bytes, bytes]()
+    clicks = [ClickEvent("warm", "click", ts) for ts in range(PAGE, 0, -1)]  # late inserts, a finished page
+    for block in sequences.fold(sequences.columns(clicks, [b"warm"] * PAGE)):
+        sequences.inputs(block)
+    for _ in sequences.close_due(DAY_MS):
+        values.update(zip(*sequences.pack(), strict=True))
+    assert sequence_of(b"warm", values.get) is not None

@@ -165,24 +165,29 @@ def _json_row(line: bytes, index: int, problems: Problems) -> dict[str, Any] | N
 def _parquet_blocks(raw: BinaryIO, form: Format, first_row: int, problems: Problems) -> Iterator[RawBlock]:
     try:
         import pyarrow as pa
-        from pyarrow import parquet
     except ImportError as error:
         raise LogError("Parquet needs pyarrow, which is not installed: pip install 'funnelcast[train]'.") from error
     try:
-        file = parquet.ParquetFile(raw)
-    except pa.ArrowInvalid as error:
-        raise LogError(f"{raw.name} is no Parquet file ({error}), expected one: choose another --format.") from error
-    columns, start = found_columns(form, file.schema_arrow.names, raw.name), first_row
-    size, total = Path(raw.name).stat().st_size, file.metadata.num_rows
-    unit = None
-    if pa.types.is_timestamp(file.schema_arrow.field(columns["timestamp"]).type):
-        unit = TimeUnit.MILLISECONDS
+        yield from _arrow_blocks(raw, form, first_row, problems)
+    except pa.ArrowException as error:
+        expected = "expected a whole Parquet file: fetch it again or choose another --format"
+        raise LogError(f"{raw.name} cannot be read ({error}), {expected}.") from error
+
+
+def _arrow_blocks(raw: BinaryIO, form: Format, first_row: int, problems: Problems) -> Iterator[RawBlock]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    file, size, start = parquet.ParquetFile(raw), Path(raw.name).stat().st_size, first_row
+    columns = found_columns(form, file.schema_arrow.names, raw.name)
+    is_moment = pa.types.is_timestamp(file.schema_arrow.field(columns["timestamp"]).type)
+    unit = TimeUnit.MILLISECONDS if is_moment else None
     for batch in file.iter_batches(BLOCK_ROWS, columns=sorted(set(columns.values()))):
-        problems.read += batch.num_rows
         arrays = {field: batch.column(column) for field, column in columns.items()}
-        if unit:
+        if is_moment:
             arrays["timestamp"] = arrays["timestamp"].cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
         rows = range(start, start + batch.num_rows)
-        start += batch.num_rows
+        problems.read, start = problems.read + batch.num_rows, start + batch.num_rows
+        file_bytes = size * (start - first_row) // file.metadata.num_rows
         values = {field: array.to_pylist() for field, array in arrays.items()}
-        yield RawBlock(rows, values, start, size * (start - first_row) // total, time=unit)
+        yield RawBlock(rows, values, start, file_bytes, time=unit)

@@ -18,6 +18,8 @@ from model.contract.stages import load_funnel
 from model.contract.vocabulary import Vocabulary
 from model.reformer import WEIGHTS, ClickModel, ReformerConfig
 
+torch.set_num_threads(1)  # small tensors: threads would only wait for each other
+
 TINY = ReformerConfig(dim=16, depth=1, heads=2, hash_buckets=4, window=8, item_hashes=32, category_hashes=200)
 
 

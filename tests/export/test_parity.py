@@ -14,6 +14,8 @@ from export.parity import ParityError, check_parity, expected_outputs, random_in
 from export.to_onnx import INPUTS, OUTPUTS, export_onnx
 from model.reformer import ClickModel, ReformerConfig
 
+torch.set_num_threads(1)  # small tensors: threads would only wait for each other
+
 TINY = ReformerConfig(dim=16, depth=2, heads=2, hash_buckets=4, window=8, item_hashes=32, category_hashes=200)
 CLASSES = (16, 32, 64)
 

@@ -31,7 +31,9 @@ def test_random_kills_lose_and_repeat_nothing(
         load = stack.produce_in_background(real_clicks(300), RATE)
         for _ in range(kills):
             tag = chance.choice(tags)
-            time.sleep(chance.uniform(0.2, 5.0))
+            if chance.random() < 0.65:
+                stack.wait_ready(tag)  # else it is killed while it starts, joins or recovers
+            time.sleep(chance.uniform(0.2, 4.0))
             recovering += not stack.is_ready(tag)
             stack.signal(tag, signal.SIGKILL)
             if chance.random() < 0.3:

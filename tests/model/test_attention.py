@@ -6,6 +6,8 @@ from torch import Tensor
 
 from model.attention import SELF_LOGIT, WindowedLSHAttention
 
+torch.set_num_threads(1)  # small tensors: threads would only wait for each other
+
 LENGTH, DIM = 41, 8
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.contract.events import ClickEvent
@@ -171,6 +171,7 @@ ROW = st.one_of(st.lists(FIELD, min_size=5, max_size=5), st.lists(FIELD, max_siz
 GARBAGE = st.lists(st.one_of(ROW, st.binary(max_size=20)), max_size=12).map(b"\n".join)
 
 
+@settings(deadline=None)  # the disk of a shared machine
 @given(garbage=GARBAGE)
 def test_every_row_read_is_yielded_dropped_or_broken(tmp_path_factory: pytest.TempPathFactory, garbage: bytes) -> None:
     data = b"1,10,7,pv,1511582400\n" + garbage
@@ -183,6 +184,7 @@ def test_every_row_read_is_yielded_dropped_or_broken(tmp_path_factory: pytest.Te
     assert is_accounted_for(log)
 
 
+@settings(deadline=None)  # the disk of a shared machine
 @given(lines=st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b"")), max_size=8))
 def test_every_json_line_is_yielded_or_broken(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]) -> None:
     sound = b'{"user_id": "ann", "event": "order", "timestamp": 1511582400}'

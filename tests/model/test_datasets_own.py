@@ -134,7 +134,7 @@ def test_unmapped_columns_are_found_by_the_names_of_the_click_event(tmp_path: Pa
         ("own.jsonl", '{"cust": 1}\n', "jsonl", ["no column user_id, event, timestamp, found cust", "--map"]),
         ("log.csv", "a,b\n", "jdata", ["no column user_id, sku_id", "found a, b", "choose another --format"]),
         ("log.csv", "a,b,c\n1,2,3\n", "taobao", ["starts with 'a,b,c", "expected rows of user, item", "--format"]),
-        ("log.parquet", "PAR?", "parquet", ["no Parquet file", "choose another --format"]),
+        ("log.parquet", "PAR?", "parquet", ["cannot be read", "expected a whole Parquet file", "--format"]),
         ("log.csv", "", "taubao", ["'taubao'", "auto, taobao, jdata", "--format"]),
     ],
 )

@@ -19,6 +19,8 @@ from model.reformer import (
     weights,
 )
 
+torch.set_num_threads(1)  # small tensors: threads would only wait for each other
+
 TINY = ReformerConfig(dim=16, depth=2, heads=2, hash_buckets=4, window=4, item_hashes=32, category_hashes=16)
 
 

@@ -7,8 +7,10 @@ import hashlib
 import math
 import struct
 import zlib
+from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from model.contract.events import TYPES, ClickEvent
 from model.contract.stages import STAGES, Funnel
@@ -37,18 +39,10 @@ class Row:
     price: int
     stage: int = NO_STAGE
     features: bytes = b""
+    seen: bytes = b""  # what the network sees of the row
 
-    @property
-    def kind(self) -> str:
-        return CLASS[self.type]
-
-    @property
-    def day(self) -> int:
-        return self.ts // DAY
-
-    def network_bytes(self) -> bytes:
-        """What the network sees of the row."""
-        return struct.pack("<BII", TYPES.index(self.type), self.item, self.category) + self.features
+    def __post_init__(self) -> None:
+        self.kind, self.day = CLASS[self.type], self.ts // DAY
 
 
 @dataclass
@@ -59,7 +53,7 @@ class User:
     @property
     def event_ms(self) -> int:
         """Time of the latest event."""
-        return max((row.ts for row in self.rows if row.type != "session_end"), default=-1)
+        return next((row.ts for row in reversed(self.rows) if row.type != "session_end"), -1)
 
     @property
     def is_open(self) -> bool:
@@ -88,6 +82,11 @@ def first_seen(last: int) -> int:
     return 0 if last < RING else last // LMAX * LMAX - LMAX
 
 
+def after(rows: list[Row], ts: int) -> list[Row]:
+    """The rows later than a time."""
+    return rows[bisect_right(rows, ts, key=attrgetter("ts")) :]
+
+
 def open_cart(rows: list[Row]) -> int:
     cart = 0
     for row in rows:
@@ -113,9 +112,9 @@ def describe(rows: list[Row], k: int, first: int, funnel: Funnel) -> tuple[int, 
     """Stage and features of row k; windows and category see the rows from `first` on only."""
     row, before, until = rows[k], rows[:k], rows[: k + 1]
     kept = rows[first : k + 1]
-    features = [quantise(Counter(r.kind for r in until)[kind]) for kind in CLASSES]
-    for window in (HOUR, 6 * HOUR, DAY):
-        counts = Counter(r.kind for r in kept if r.ts > row.ts - window)
+    features = []
+    for window in (None, HOUR, 6 * HOUR, DAY):
+        counts = Counter([r.kind for r in (until if window is None else after(kept, row.ts - window))])
         features += [quantise(counts[kind]) for kind in CLASSES]
     latest = {r.kind: r for r in before}
     features += [since(row, latest.get(kind)) for kind in CLASSES]
@@ -123,11 +122,11 @@ def describe(rows: list[Row], k: int, first: int, funnel: Funnel) -> tuple[int, 
 
     same = [r for r in kept if r.category == row.category and r.type != "session_end"]
     earlier = [r for r in same if r is not row]
-    in_day = [r for r in same if r.ts > row.ts - DAY]
+    in_day = after(same, row.ts - DAY)
     in_category = Counter(r.kind for r in in_day)
     features += [quantise(active_days(until)), quantise(open_cart(until))]
-    features.append(quantise(1 + sum(r.type == "session_end" for r in before)))
-    features += [quantise(sum(r.ts > row.ts - HOUR for r in same)), quantise(len(in_day))]
+    features.append(quantise(1 + [r.type for r in before].count("session_end")))
+    features += [quantise(len(after(same, row.ts - HOUR))), quantise(len(in_day))]
     features.append(since(row, earlier[-1] if earlier else None))
     features += [quantise(in_category[kind]) for kind in ("wishlist", "cart", "order")]
     features += [since(row, before[-1] if before else None), row.ts // HOUR % 24, row.price]
@@ -148,8 +147,7 @@ def stage_of(event: str, repeats: dict[str, bool], funnel: Funnel) -> int:
 
 def user_stage(rows: list[Row], k: int, first: int) -> int:
     """The deepest stage of the 24 h up to row k."""
-    recent = [r.stage for r in rows[first : k + 1] if r.ts > rows[k].ts - DAY and r.stage != NO_STAGE]
-    return max(recent, default=0)
+    return max((r.stage for r in after(rows[first : k + 1], rows[k].ts - DAY) if r.stage != NO_STAGE), default=0)
 
 
 class Oracle:
@@ -197,8 +195,7 @@ class Oracle:
     def _place(self, user: User, ts: int) -> int | None:
         if ts < user.event_ms - self.late_ms:
             return None
-        later = [k for k, row in enumerate(user.rows) if row.ts > ts]
-        place = later[0] if later else len(user.rows)
+        place = bisect_right(user.rows, ts, key=attrgetter("ts"))
         first = first_kept(len(user.rows) + 1)
         reopened = any(row.type == "session_end" for row in user.rows[place:])
         return None if reopened or (first > 0 and place <= first) else place
@@ -217,7 +214,8 @@ class Oracle:
             r = rows[k]
             r.stage, r.features = describe(rows, k, first, self.funnel)
             head = (source, kind) if k == place else (-1, REVISED)
-            seen = zlib.crc32(b"".join(s.network_bytes() for s in rows[low : k + 1])) if k == place else None
+            r.seen = struct.pack("<BII", TYPES.index(r.type), r.item, r.category) + r.features
+            seen = zlib.crc32(b"".join([s.seen for s in rows[low : k + 1]])) if k == place else None
             stages = (r.stage, user_stage(rows, k, first))
             out.append((key, k, *head, r.ts, TYPES.index(r.type), *stages, r.category, r.features, seen))
 
