@@ -60,8 +60,6 @@ def make_service(
     transport.install(app, emitter, [settings.clickstream], settings.max_chunk)
     _add_agent(app, settings, emitter)
     _add_tasks(app, table, emitter, metrics, health)
-    if batcher is not None:
-        _close_after(app, batcher)
     if burst:
         _add_burst(app, emitter)
     return Service(app, emitter)
@@ -143,12 +141,6 @@ def _add_tasks(app: faust.App, table: SequenceTable, emitter: Emitter, metrics: 
             for tp, writer in emitter.writers.items():
                 writer.gauge(app.consumer.highwater(tp))
             await asyncio.sleep(BEAT_SECONDS)
-
-
-def _close_after(app: faust.App, batcher: Batcher) -> None:
-    @app.on_after_shutdown.connect
-    async def close(*_: Any, **__: Any) -> None:
-        await batcher.close()
 
 
 def _add_burst(app: faust.App, emitter: Emitter) -> None:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 
 import faust
 from faust.tables.recovery import Recovery
-from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, ensure_aiokafka_TPset
 from faust.types import TP, ConsumerMessage
 from faust.types.tuples import ack_lock
 from mode.utils.futures import notify
@@ -106,7 +106,7 @@ class ChunkConsumer(Consumer):
         await super().perform_seek()
         new = [tp for tp in self.assignment() if tp.topic in self.chunk_topics and self._read_offset[tp] is None]
         if new:
-            await self._thread.seek_to_beginning(*new)
+            await self._thread.seek_to_beginning(*ensure_aiokafka_TPset(new))
 
     def _is_current(self, generation: int) -> bool:
         return self.flow_active and self.app.consumer_generation_id == generation
@@ -142,7 +142,7 @@ class ChunkConsumer(Consumer):
         elif self.app.consumer_generation_id == generation:
             await self.seek(tp, first)
         else:
-            await self._thread.seek_to_beginning(tp)
+            await self._thread.seek_to_beginning(*ensure_aiokafka_TPset([tp]))
         await asyncio.sleep(GIVE_BACK_SECONDS)
 
     async def _deliver_records(self, tp: TP, records: list[Any], generation: int) -> None:
