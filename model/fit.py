@@ -8,6 +8,7 @@ import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import msgspec
@@ -144,6 +145,8 @@ class Trainer:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except OSError:
             raise FunnelcastError(f"nothing to resume: no {path}; leave out --resume to start anew") from None
+        except (RuntimeError, UnpicklingError, EOFError) as error:
+            raise FunnelcastError(f"{path} is damaged ({error}); start anew with another --out") from None
         if state["identity"] != identity:
             raise FunnelcastError(
                 f"{path} is of a run with other settings or another log; give those again, or another --out"

@@ -161,7 +161,7 @@ def load_weights(model: ClickModel, path: Path) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         missing, unexpected = model.load_state_dict(state, strict=False)
-    except (OSError, RuntimeError, UnpicklingError) as error:
+    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
         raise FunnelcastError(f"{path} does not hold the weights its config describes ({error}); train again") from None
     missing = [name for name in missing if ".irrev_blocks." not in name]
     if missing or unexpected:

@@ -100,8 +100,10 @@ class LocalKafka:
         _kill_group(self._process(node))
 
     def pause(self, node: int = 1) -> None:
-        """Freeze one node (SIGSTOP); its connections stay open."""
-        self._process(node).send_signal(signal.SIGSTOP)
+        """Freeze one node (SIGSTOP) and wait until it is; its connections stay open."""
+        process = self._process(node)
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def resume(self, node: int = 1) -> None:
         """Let a frozen node go on (SIGCONT)."""

@@ -35,6 +35,18 @@ def topics(bootstrap: str) -> set[str]:
         admin.close()
 
 
+def topics_soon(bootstrap: str) -> set[str]:
+    """List topics; a client may ask the node that is gone until the others have noticed."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return topics(bootstrap)
+        except KafkaError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
 def create(bootstrap: str, name: str, replicas: int) -> None:
     admin = KafkaAdminClient(bootstrap_servers=bootstrap.split(","))
     admin.create_topics({name: {"num_partitions": 2, "replication_factor": replicas}}, wait_for_metadata=True)
@@ -61,7 +73,7 @@ def test_a_stopped_node_comes_back_and_a_frozen_one_goes_on(node: LocalKafka) ->
     node.pause()
     assert state(process) == "T"
     node.resume()
-    assert state(process) in "RS"
+    assert state(process) != "T"
     assert topics(node.bootstrap) is not None
 
 
@@ -75,7 +87,7 @@ def test_three_nodes_serve_on_when_one_is_killed() -> None:
     with LocalKafka(3) as kafka:
         create(kafka.bootstrap, "replicated", 3)
         kafka.kill(1)
-        assert "replicated" in topics(kafka.bootstrap)
+        assert "replicated" in topics_soon(kafka.bootstrap)
         directory = kafka.log(1).parent
         processes = [process.pid for process in kafka._processes.values()]
     assert not directory.exists()

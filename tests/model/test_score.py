@@ -1,4 +1,4 @@
-"""Laws of offline scores: a wanted row gets the calibrated score of the rows up to it, whatever else is in the block."""
+"""Laws of offline scores: a wanted row is scored from the rows up to it, whatever else is in the block."""
 
 import numpy as np
 import pytest

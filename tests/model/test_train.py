@@ -112,6 +112,18 @@ def test_a_used_directory_is_refused_unless_resumed(tmp_path: Path, log: Path) -
         run(log, tmp_path)
     with pytest.raises(FunnelcastError, match="nothing to resume"):
         run(log, tmp_path, "--resume")
+    for damaged in (b"", b"not a state"):
+        (tmp_path / "state.pt").write_bytes(damaged)
+        with pytest.raises(FunnelcastError, match="is damaged"):
+            run(log, tmp_path, "--resume")
+
+
+@pytest.mark.parametrize("wrong", [("--epochs", "0"), ("--seed", "-1"), ("--tier", "huge"), ("--horizon-hours", "x")])
+def test_wrong_arguments_are_told_before_the_log_is_read(tmp_path: Path, wrong: tuple[str, str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path / "no log", tmp_path / "run", *wrong)
+    assert stopped.value.code == 2
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_resumed_only_with_its_own_log_and_settings(tmp_path: Path, log: Path) -> None:

@@ -14,8 +14,8 @@ TAOBAO = ROOT.parent / "shared/data/taobao/UserBehavior.csv.gz"
 DEMO = ROOT / "deploy/demo/clicks.csv.gz"
 BEHAVIOURS = {"pv": "product_view", "cart": "cart_add", "fav": "wishlist_add", "buy": "order"}
 TYPES = (
-    "product_view", "product_view", "product_view", "page_view", "search", "click", "wishlist_add", "cart_add", "cart_remove",
-    "checkout_start", "order", "refund",
+    "product_view", "product_view", "product_view", "page_view", "search", "click", "wishlist_add", "cart_add",
+    "cart_remove", "checkout_start", "order", "refund",
 )  # fmt: skip
 START_MS = 1_700_000_000_000
 

@@ -1,4 +1,4 @@
-"""The reducer in plain Python: its specification. Slow and without state: each row is described from the rows before it.
+"""The reducer in plain Python: its specification. Slow and stateless: a row is described from the rows before it.
 
 `Oracle.fold` and `Oracle.close_due` return rows as tuples; `Oracle.table` gives the bytes that the table must hold.
 """
