@@ -12,8 +12,8 @@ help: ## list the targets
 
 setup: $(VENV)/.worker $(JARS) ## what the worker and the demonstration need: .venv and Kafka's jars
 
-demo: setup ## real clicks through Kafka, the worker and the model
-	@$(RUN) deploy/demo/demo.py
+demo: setup ## real clicks through Kafka, the worker and the model; KEEP=1 leaves them running
+	@$(RUN) deploy/demo/demo.py $(if $(KEEP),--keep)
 
 test: $(VENV)/.all $(JARS) ## run the tests
 	@$(RUN) -m pytest

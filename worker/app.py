@@ -40,6 +40,7 @@ class Service:
     app: faust.App
     emitter: Emitter
 
+
 def make_service(
     settings: Settings, rules: Rules, bundle: Bundle | None, metrics: Metrics, health: Health, *, burst: bool
 ) -> Service:

@@ -179,6 +179,7 @@ class PartitionWriter:
             self._check_sequence(chunks[index].message.sequence)
             for topic, records in self.partition.take(chunks[index].value, time.monotonic(), on_block):
                 await outbox.send(topic, records)
+            await asyncio.sleep(0)  # a chunk takes some ms: let the other partitions and the scorer in between
             index += 1
             if index == len(chunks) < self._delivery.transaction_chunks and not self.queue.empty():
                 chunks.append(self.queue.get_nowait())
@@ -196,6 +197,7 @@ class PartitionWriter:
         for pending, scores in work:
             for topic, records in self.partition.answer(pending, await scores if scores is not None else None):
                 await outbox.send(topic, records)
+            await asyncio.sleep(0)
 
     def _check_sequence(self, sequence: int) -> None:
         if sequence != self._next_sequence:  # a chunk that Faust dropped would be lost for ever

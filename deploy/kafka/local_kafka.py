@@ -28,8 +28,8 @@ from kafka.errors import KafkaError
 
 HERE = Path(__file__).resolve().parent
 POM = HERE / "pom.xml"
+SHARED = HERE / "server.properties"
 LIBS = HERE.parents[1] / ".kafka" / "libs"
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 TAIL_LINES = 20
@@ -150,32 +150,17 @@ class LocalKafka:
         in_sync = 2 if self.nodes > 1 else 1
         values = {
             "node.id": node,
-            "process.roles": "broker,controller",
             "listeners": f"PLAINTEXT://127.0.0.1:{client},CONTROLLER://127.0.0.1:{quorum}",
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{client}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            "controller.listener.names": "CONTROLLER",
             "controller.quorum.bootstrap.servers": ",".join(f"127.0.0.1:{q}" for _, q in self._ports.values()),
             "log.dirs": self._directory / f"data-{node}",
-            "auto.create.topics.enable": "false",
-            "message.max.bytes": MAX_MESSAGE_BYTES,
-            "replica.fetch.max.bytes": MAX_MESSAGE_BYTES,
             "default.replication.factor": self.nodes,
             "min.insync.replicas": in_sync,
             "offsets.topic.replication.factor": self.nodes,
-            "offsets.topic.num.partitions": 4,
             "transaction.state.log.replication.factor": self.nodes,
             "transaction.state.log.min.isr": in_sync,
-            "transaction.state.log.num.partitions": 4,
-            "group.initial.rebalance.delay.ms": 0,
-            "group.min.session.timeout.ms": 1000,
-            "broker.session.timeout.ms": 5000,  # a killed node may register again only after this
-            "broker.heartbeat.interval.ms": 1000,
-            "num.network.threads": 2,
-            "num.io.threads": 4,
-            "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
         }
-        return "".join(f"{name}={value}\n" for name, value in values.items())
+        return SHARED.read_text() + "".join(f"{name}={value}\n" for name, value in values.items())
 
     def _launch(self, node: int) -> None:
         command = ("sh", "-c", WATCHED, "sh", *_java("kafka.Kafka", str(self._config(node))))

@@ -5,7 +5,7 @@ import pytest
 
 from model.contract.errors import FunnelcastError
 from model.contract.events import CLASS_OF, TYPE_CODE, ClickEvent
-from model.contract.sequence import LMAX, NEW, REVISED, RING, Block, Sequences, base, default_rules, warm
+from model.contract.sequence import LMAX, NAMES_KEPT, NEW, REVISED, RING, Block, Sequences, base, default_rules, warm
 from model.contract.vocabulary import hash64, name_hash
 from tests.model.contract.logs import disorder, synthetic
 from tests.model.contract.runs import Run, by_user, run
@@ -137,6 +137,18 @@ def test_pages_of_dropped_users_are_used_again() -> None:
         sequences.drop_closed(keep=0)
     assert len(sequences._arena.pages) == 4
     assert len(sequences._arena.heads) == 1
+
+
+def test_category_names_nobody_needs_are_forgotten_when_there_are_too_many() -> None:
+    worker = Run()
+    log = [ClickEvent("u", "click", NOON + n, category=f"category {n}") for n in range(NAMES_KEPT + 2)]
+    worker.sequences.columns(log[:-1], [b"u"] * (len(log) - 1))
+    worker.fold(log[-1:])
+    worker.commit()
+    worker.sequences.drop_closed(keep=1)
+    assert list(worker.sequences.names.values()) == [f"category {NAMES_KEPT + 1}".encode()]
+    worker.sequences.columns(log[:1], [b"u"])
+    assert worker.sequences.names[name_hash("category 0")] == b"category 0"
 
 
 def test_every_wire_type_has_a_feature_class() -> None:
