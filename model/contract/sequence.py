@@ -41,9 +41,9 @@ from model.contract.table import STREAM_KEY, Get, is_open
 from model.contract.vocabulary import hashes64, name_hash, name_hashes
 
 __all__ = [
-    "APPLIED", "CLOSED", "DAY_MS", "DUPLICATE", "GAP_MS", "LATE", "LATE_MS", "LMAX", "NAMES_KEPT", "NEW", "PAGE", "REVISED", "RING",
-    "STREAM_KEY", "Block", "Events", "Inputs", "Rows", "Rules", "Sequences", "base", "default_rules", "is_open",
-    "sequence_of", "warm",
+    "APPLIED", "CLOSED", "DAY_MS", "DUPLICATE", "GAP_MS", "LATE", "LATE_MS", "LMAX", "NAMES_KEPT", "NEW", "PAGE",
+    "REVISED", "RING", "STREAM_KEY", "Block", "Events", "Inputs", "Rows", "Rules", "Sequences", "base", "default_rules",
+    "is_open", "sequence_of", "warm",
 ]  # fmt: skip
 
 EVENT_DTYPES = ("i4", "i8", "u1", "u4", "u4", "u1", "u8")
