@@ -19,7 +19,7 @@ from model.contract.errors import FunnelcastError
 
 PREFIX = "FUNNELCAST_"
 # Variables that belong to the tests and tools; anything else that starts with the prefix must be a field.
-TOOLING = frozenset({"FUNNELCAST_BOUNDSCHECK"})
+TOOLING = frozenset({"FUNNELCAST_BOUNDSCHECK", "FUNNELCAST_GOLDEN"})
 
 Topic = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")]

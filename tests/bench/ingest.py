@@ -30,6 +30,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import CoordinatorNotAvailableError
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "kafka")]
@@ -153,7 +154,11 @@ def ours(kafka: LocalKafka, topic: str, total: int, seconds: float, folder: Path
     tps = [TopicPartition(topic, number) for number in range(PARTITIONS)]
 
     def committed() -> int:
-        return sum(max(0, place.offset) for place in admin.list_group_offsets({tag: tps})[tag].values())
+        try:
+            places = admin.list_group_offsets({tag: tps})[tag]
+        except CoordinatorNotAvailableError:  # the group does not exist yet
+            return 0
+        return sum(max(0, place.offset) for place in places.values())
 
     return attended(
         run([sys.executable, "-m", "worker.cli", "worker"], environment, folder / f"{tag}.log"),

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
+from kafka.errors import CoordinatorNotAvailableError
 
 from model.contract.events import ClickEvent
 from model.contract.sequence import APPLIED, DUPLICATE, REVISED, Inputs, Sequences, default_rules
@@ -197,7 +198,10 @@ class Stack:
         ends = consumer.end_offsets(tps)
         consumer.close()
         admin = KafkaAdminClient(bootstrap_servers=self.broker)
-        committed = admin.list_group_offsets({self.app_id: tps})[self.app_id]
+        try:
+            committed = admin.list_group_offsets({self.app_id: tps})[self.app_id]
+        except CoordinatorNotAvailableError:  # the group does not exist yet
+            committed = {}
         admin.close()
         return sum(ends[tp] - (max(0, committed[tp].offset) if tp in committed else 0) for tp in tps)
 
