@@ -239,7 +239,7 @@ def play(console: Console, settings: Settings, rate: float, total: int, address:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", type=float, default=400, help="clicks per second (default 400)")
+    parser.add_argument("--rate", type=float, default=250, help="clicks per second (default 250)")
     parser.add_argument("--keep", action="store_true", help="leave broker and worker running until Ctrl-C")
     args = parser.parse_args()
     console = Console()
@@ -255,6 +255,7 @@ def main() -> int:
                     f"worker ready, {address}/metrics; replaying {total:,} clicks of real users at {args.rate:,.0f}/s"
                 )
                 seen = play(console, settings, args.rate, total, address)
+                console.print()
                 summary(console, seen, suppressed(address))
                 if args.keep:
                     console.print(f"left running: Kafka {kafka.bootstrap}, worker {address}; Ctrl-C ends both")
