@@ -90,6 +90,23 @@ def _rules(bundle: Bundle | None) -> Rules:
     return Rules(contract.gap_ms, contract.late_ms, contract.funnel.rules())
 
 
+class OncePerSecond(logging.Filter):
+    """Lets a message through once a second: clients repeat themselves at every try while a broker is down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if record.created - self._said.get(message, 0.0) < 1.0:
+            return False
+        if len(self._said) > 1000:
+            self._said.clear()
+        self._said[message] = record.created
+        return True
+
+
 def _logging(level: str) -> dict[str, Any]:
     """Plain lines on stderr; the frameworks only speak up when something is wrong, or at debug level."""
     framework = "DEBUG" if level == "debug" else "WARNING"
@@ -97,7 +114,8 @@ def _logging(level: str) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "filters": {"once": {"()": OncePerSecond}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["once"]}},
         "loggers": {name: {"level": framework} for name in ("faust", "mode", "aiokafka", "kafka", "asyncio")},
         "root": {"level": level.upper(), "handlers": ["stderr"]},
     }
