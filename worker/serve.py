@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from model.contract.bundle import SHIPPED, Bundle, check_against, load_bundle
-from model.contract.sequence import Rules, default_rules, warm
-from model.contract.stages import load_funnel
+from model.contract.sequence import Rules, warm
+from model.contract.stages import Funnel, load_funnel
 from worker.app import make_service
 from worker.app import run as run_app
 from worker.health import Health, serve
 from worker.metrics import Metrics
-from worker.settings import check_state_dir, load_settings
+from worker.settings import Settings, check_state_dir, load_settings
 from worker.topics import check_topics
 
 log = logging.getLogger("worker")
@@ -50,9 +50,11 @@ def run(args: argparse.Namespace) -> int:
     settings = load_settings(**{name: getattr(args, name) for name in names})
     if settings.store == "rocksdb":
         check_state_dir(settings.state_dir)
-    bundle = _bundle(settings.bundle)
+    funnel = load_funnel(settings.funnel)
+    rules = _rules(settings, funnel)
+    bundle = _bundle(settings.bundle, funnel, rules)
     check_topics(settings)
-    rules, metrics, health = _rules(bundle), Metrics(), Health()
+    metrics, health = Metrics(), Health()
     if bundle is not None:
         metrics.identify(bundle.name, bundle.version, bundle.model_sha256)
     service = make_service(settings, rules, bundle, metrics, health, burst=args.burst)
@@ -75,19 +77,16 @@ def run(args: argparse.Namespace) -> int:
         server.close()
 
 
-def _bundle(name: str) -> Bundle | None:
+def _rules(settings: Settings, funnel: Funnel) -> Rules:
+    return Rules(int(settings.session_gap_seconds * 1000), int(settings.lateness_seconds * 1000), funnel.rules())
+
+
+def _bundle(name: str, funnel: Funnel, rules: Rules) -> Bundle | None:
     if name == NO_BUNDLE:
         return None
     bundle = load_bundle(Path(name) if name else SHIPPED)
-    check_against(bundle, load_funnel())
+    check_against(bundle, funnel, rules.gap_ms, rules.late_ms)
     return bundle
-
-
-def _rules(bundle: Bundle | None) -> Rules:
-    if bundle is None:
-        return default_rules()
-    contract = bundle.contract
-    return Rules(contract.gap_ms, contract.late_ms, contract.funnel.rules())
 
 
 class OncePerSecond(logging.Filter):

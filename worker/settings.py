@@ -46,6 +46,11 @@ class Settings(BaseSettings):
     replication_factor: int = Field(1, ge=1, le=10, description="replicas of each topic that `topics` creates")
 
     bundle: str = Field("", description="bundle directory; empty: the shipped bundle; none: no model, no probabilities")
+    funnel: Path | None = Field(None, description="funnel.yaml, what counts as which stage; empty: the shipped funnel")
+    session_gap_seconds: float = Field(1800.0, ge=1, le=86_400, description="silence that ends a session")
+    lateness_seconds: float = Field(
+        60.0, ge=0, le=86_400, description="how far behind its user's newest event one may be"
+    )
     campaigns: Path | None = Field(None, description="campaigns.yaml; empty: the shipped campaigns")
     holdout_salt: SecretStr = Field(SecretStr("funnelcast"), min_length=1, description="salt of the holdout draw")
 
