@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +31,7 @@ from worker.settings import Settings
 log = logging.getLogger(__name__)
 
 REBALANCE_SECONDS = 10.0
+DRAIN_SECONDS = 20.0  # below the 30 s that Kubernetes grants
 BURST_POLL_SECONDS = 0.2
 BEAT_SECONDS = 1.0
 
@@ -39,6 +42,24 @@ class Service:
 
     app: faust.App
     emitter: Emitter
+
+
+class DrainingWorker(faust.Worker):
+    """Faust's worker, with an end to its shutdown: a rebalance under way was seen to hold it up for good."""
+
+    emitter: Emitter
+
+    def _schedule_shutdown(self, number: signal.Signals) -> None:
+        timer = threading.Timer(DRAIN_SECONDS, self._end)
+        timer.daemon = True
+        timer.start()
+        super()._schedule_shutdown(number)
+
+    def _end(self) -> None:
+        """End the process: what is committed is whole, what is not is served by the next owner."""
+        clean = self.emitter.is_idle() and self.emitter.error is None
+        log.warning("not stopped within %d s of the signal: ending now, %s", DRAIN_SECONDS, "idle" if clean else "busy")
+        os._exit(0 if clean else EXIT_FATAL)
 
 
 def make_service(
@@ -68,7 +89,8 @@ def make_service(
 
 def run(service: Service, log_level: str, logging_config: dict[str, Any]) -> int:
     """Serve until a signal; return 0 after a drain and EXIT_FATAL after a failure that a restart may heal."""
-    worker = faust.Worker(service.app, loglevel=log_level, logging_config=logging_config)
+    worker = DrainingWorker(service.app, loglevel=log_level, logging_config=logging_config)
+    worker.emitter = service.emitter
     code: Any = EXIT_FATAL
     try:
         worker.execute_from_commandline()

@@ -6,6 +6,8 @@ import argparse
 import gc
 import logging
 import logging.config
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve; return the exit code: 0 after a drain."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # nothing to drain yet; the event loop takes over later
     names = ("broker", "bundle", "campaigns", "state_dir", "store", "http_port", "log_level")
     settings = load_settings(**{name: getattr(args, name) for name in names})
     if settings.store == "rocksdb":

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, ClassVar, Protocol
 
 import faust
+from aiokafka.errors import ConsumerStoppedError
 from faust.tables.recovery import Recovery
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, ensure_aiokafka_TPset
 from faust.types import TP, ConsumerMessage
@@ -72,24 +73,32 @@ class ChunkConsumer(Consumer):
         return CommittedReads(self, loop=self.loop, beacon=self.beacon)
 
     async def _drain_messages(self, fetcher: Any) -> None:
-        while not (self._stopped.is_set() or fetcher._stopped.is_set()):
-            if not self.flow_active:
-                # The next wait would wait for this too, and a generation taken before it would be the old one.
-                await self.wait_first(self.can_resume_flow.wait())
-            generation = self.app.consumer_generation_id
-            records, active = await self._wait_next_records(POLL_SECONDS)
-            if self.should_stop:
-                continue
-            if not self.flow_active:
-                await self._seek_while_stopped()
-                continue
-            for tp, batch in (records or {}).items():
-                if batch and (active is None or tp in active or tp in self._buffered_partitions):
-                    deliver = self._deliver_chunks if tp.topic in self.chunk_topics else self._deliver_records
-                    await deliver(tp, batch, generation)
-            await self._deliver_end_marks(active, generation)
-            if not records:
-                await asyncio.sleep(0)
+        try:
+            while not (self._stopped.is_set() or fetcher._stopped.is_set()):
+                await self._drain_once()
+        except (asyncio.CancelledError, ConsumerStoppedError):
+            # Cancelled by a stop, the fetcher would take a rebalance under way for the reason and crash the worker.
+            if not (self.app.should_stop or fetcher._stopped.is_set()):
+                raise
+
+    async def _drain_once(self) -> None:
+        if not self.flow_active:
+            # The next wait would wait for this too, and a generation taken before it would be the old one.
+            await self.wait_first(self.can_resume_flow.wait())
+        generation = self.app.consumer_generation_id
+        records, active = await self._wait_next_records(POLL_SECONDS)
+        if self.should_stop:
+            return
+        if not self.flow_active:
+            await self._seek_while_stopped()
+            return
+        for tp, batch in (records or {}).items():
+            if batch and (active is None or tp in active or tp in self._buffered_partitions):
+                deliver = self._deliver_chunks if tp.topic in self.chunk_topics else self._deliver_records
+                await deliver(tp, batch, generation)
+        await self._deliver_end_marks(active, generation)
+        if not records:
+            await asyncio.sleep(0)
 
     async def _seek_while_stopped(self) -> None:
         try:
