@@ -13,11 +13,13 @@ import pytest
 
 from model.contract.features import WIDTH
 from model.contract.rows import Inputs
-from worker.batcher import Batcher, BatcherClosedError
+from worker.batcher import Batcher, BatcherClosedError, Limits
 from worker.metrics import Metrics
-from worker.scorer import Scores
+from worker.pieces import Piece, Scores
 
 WAIT_SECONDS = 5.0
+LEISURE_SECONDS = 1e6  # a latency target that changes nothing
+WAITING_USERS = 1000
 
 
 class JumpingSelector(selectors.SelectSelector):
@@ -73,7 +75,8 @@ class FakeScorer:
         self.batches: list[list[int]] = []
         self.broken = False
 
-    def score(self, requests: Sequence[Inputs]) -> list[Scores]:
+    def run(self, pieces: Sequence[Piece]) -> list[Scores]:
+        requests = [piece.inputs for piece in pieces]
         self.batches.append([int(request.type[0]) for request in requests])
         if self.broken:
             raise RuntimeError("broken network")
@@ -100,7 +103,8 @@ class Bench:
 
     def __init__(self, batch_size: int = 4, wait_seconds: float = WAIT_SECONDS) -> None:
         self.scorer, self.executor, self.metrics = FakeScorer(), HandExecutor(), Metrics()
-        self.batcher = Batcher(self.scorer, batch_size, wait_seconds, self.metrics, self.executor)
+        limits = Limits(batch_size, wait_seconds, WAITING_USERS, LEISURE_SECONDS)
+        self.batcher = Batcher(self.scorer, limits, self.metrics, self.executor)
 
     async def ask(self, name: int, users: int = 1) -> asyncio.Task[Scores]:
         task = asyncio.ensure_future(self.batcher.score(request(name, users)))
@@ -293,7 +297,7 @@ def test_size_and_wait_of_micro_batches_are_measured() -> None:
 
 def test_many_requests_through_a_real_thread_each_get_their_own_scores() -> None:
     async def story() -> None:
-        batcher = Batcher(FakeScorer(), 8, 0.001, Metrics())
+        batcher = Batcher(FakeScorer(), Limits(8, 0.001, WAITING_USERS, LEISURE_SECONDS), Metrics())
         names = [number % 200 for number in range(500)]
         scores = await asyncio.gather(*(batcher.score(request(name)) for name in names))
         assert [int(one.reach[0, 0, 0]) for one in scores] == names
