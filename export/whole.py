@@ -92,7 +92,7 @@ class WholeLayer(FusedLayer):
         return torch.where(allowed, logits, self.fill), kv[..., self.dim :]
 
     def final_state(self, rows: Tensor, buckets: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the pool holds after the last row; places that no token has reached are zero."""
+        """Return what the pool holds after the last row; places that no token has reached hold any other."""
         batch, rings, length = order.shape
         known = torch.arange(self.hash_buckets)
         counts = (buckets[..., None] == known).sum(2, dtype=torch.int32)  # (B, H*R, NB)
@@ -103,7 +103,7 @@ class WholeLayer(FusedLayer):
         rank = torch.where(there, first + newest - age, 0).view(batch, rings, -1)  # (B, H*R, NB*W)
         row = self.place(order.gather(-1, rank), length).view(batch, rings, self.hash_buckets, 1, -1)
         halves = row * 3 + torch.arange(1, 3)[:, None]  # (B, H*R, NB, 2, W): key and value
-        kv = rows.view(-1, self.dim)[halves] * there[..., None, :, None]  # (B, H*R, NB, 2, W, d)
+        kv = rows.view(-1, self.dim)[halves]  # (B, H*R, NB, 2, W, d)
         shape = (batch, rings * self.hash_buckets, 2, self.window, self.dim)
         return kv.view(shape), counts.view(batch, -1)
 
