@@ -20,7 +20,7 @@ class StepLayer(FusedLayer):
     """One block for one row per user."""
 
     def forward(self, left: Tensor, right: Tensor, first: Tensor, pool: Tensor, counts: Tensor) -> tuple[Tensor, ...]:
-        """Return both streams (B, D), query and value (B, H, d), and the rings (B, H*R) that were read."""
+        """Return both streams (B, D), query and value (B, H, 1, d), and the rings (B, H*R) read."""
         query, value, rotated = self.project(right)
         ring = first + rotated.view(-1, self.heads * self.rounds, self.hash_buckets).argmax(-1)  # (B, H*R)
         query, value = (part.view(-1, self.heads, 1, self.dim) for part in (query, value))  # (B, H, 1, d)
