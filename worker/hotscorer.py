@@ -7,13 +7,12 @@ that finds another state than it was planned for, after a failure, gets the base
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from model.contract.events import N_TYPES
 from model.contract.pool import Pool, State
@@ -21,7 +20,7 @@ from model.contract.rows import Inputs
 from model.contract.stages import STAGES
 from model.contract.vocabulary import Vocabulary
 from worker.pieces import NOT_KEPT, Piece, Places, Scores
-from worker.scorer import OUTPUTS, Answers, Scorer, merge, open_session
+from worker.scorer import OUTPUTS, Answers, Scorer, Session, merge, open_session
 
 log = logging.getLogger(__name__)
 
@@ -46,40 +45,12 @@ class Logits(NamedTuple):
     next_type: Array  # (N, 20) f4
 
 
-class StepSession(Protocol):
-    """What the hot scorer needs of the step graph."""
-
-    def run(self, output_names: Sequence[str], input_feed: Mapping[str, Array]) -> Sequence[Array]: ...
-
-
-class PoolSession:
-    """The step graph over a pool that it reads in place."""
-
-    def __init__(self, session: onnxruntime.InferenceSession, pool: Pool) -> None:
-        self._session, self._binding = session, session.io_binding()
-        self._pool = onnxruntime.OrtValue.ortvalue_from_numpy(pool.blocks)  # no copy: it sees what the host writes
-        self._counts = onnxruntime.OrtValue.ortvalue_from_numpy(pool.counts)
-
-    def run(self, output_names: Sequence[str], input_feed: Mapping[str, Array]) -> Sequence[Array]:
-        """Run one wave."""
-        binding = self._binding
-        binding.clear_binding_inputs()
-        binding.clear_binding_outputs()
-        binding.bind_ortvalue_input("pool", self._pool)
-        binding.bind_ortvalue_input("counts", self._counts)
-        for name, column in input_feed.items():
-            binding.bind_cpu_input(name, column)
-        for name in output_names:
-            binding.bind_output(name)
-        self._session.run_with_iobinding(binding)
-        return [output.numpy() for output in binding.get_outputs()]
-
-
 class HotScorer:
     """Scores pieces in the order in which they were planned; owns what the pool holds."""
 
-    def __init__(self, scorer: Scorer, session: StepSession, pool: Pool) -> None:
+    def __init__(self, scorer: Scorer, session: Session, pool: Pool) -> None:
         self._scorer, self._session, self._pool = scorer, session, pool
+        self._bound = {"pool": pool.blocks, "counts": pool.counts}  # onnxruntime reads them in place, without a copy
         self._ticket = np.zeros(pool.slots, np.int64)  # whose state a slot holds
         self._rows = np.zeros(pool.slots, np.int64)  # and how many rows it has seen
         self._verify()
@@ -116,50 +87,57 @@ class HotScorer:
         return answers.split([len(request.owner) for request in requests])
 
     def _feed(self, rows: Rows) -> Logits:
-        count = len(rows.number)
+        order, ends = waves(rows.feed["slot"])
+        feed = {name: column[order] for name, column in rows.feed.items()}
+        rows, count = Rows(feed, rows.ticket[order], rows.number[order]), len(order)
         logits = Logits(np.full((count, 2, len(STAGES)), np.nan, "f4"), np.full((count, N_TYPES), np.nan, "f4"))
-        for wave in waves(rows.feed["slot"]):
-            self._open(rows, wave[rows.number[wave] == 0])
-            slots = rows.feed["slot"][wave]
-            ready = (self._ticket[slots] == rows.ticket[wave]) & (self._rows[slots] == rows.number[wave])
-            if not ready.all():
-                log.error("%d rows have no answer: their users' hot state was lost by a failure", (~ready).sum())
-            self._run(rows, wave[ready], logits)
-        return logits
+        for first, end in zip([0, *ends], ends, strict=False):
+            self._wave(rows, slice(first, end), logits)
+        back = np.empty_like(order)
+        back[order] = np.arange(count)
+        return Logits(logits.reach[back], logits.next_type[back])
 
-    def _open(self, rows: Rows, begin: Array) -> None:
-        """Begin the stays of users whose first row comes."""
-        slots = rows.feed["slot"][begin]
-        self._pool.reset(slots)
-        self._hold(slots, rows.ticket[begin], 0)
+    def _wave(self, rows: Rows, wave: slice, logits: Logits) -> None:
+        slots, tickets, numbers = rows.feed["slot"][wave], rows.ticket[wave], rows.number[wave]
+        begin = numbers == 0
+        if begin.any():
+            self._pool.reset(slots[begin])
+            self._hold(slots[begin], tickets[begin], 0)
+        ready = (self._ticket[slots] == tickets) & (self._rows[slots] == numbers)
+        if ready.all():
+            self._run(rows, wave, logits)
+            return
+        log.error("%d rows have no answer: their users' hot state was lost by a failure", (~ready).sum())
+        if ready.any():
+            self._run(rows, wave.start + np.flatnonzero(ready), logits)
 
     def _hold(self, slots: Array, tickets: Array | int, count: Array | int) -> None:
         self._ticket[slots], self._rows[slots] = tickets, count
 
-    def _run(self, rows: Rows, wave: Array, logits: Logits) -> None:
+    def _run(self, rows: Rows, wave: slice | Array, logits: Logits) -> None:
         """Run a wave; when that fails its halves, down to single rows, whose users then have no state."""
-        waiting = [wave] if len(wave) else []
+        waiting = [wave]
         while waiting:
             group = waiting.pop()
+            feed = {name: column[group] for name, column in rows.feed.items()}
             try:
-                outputs = self._session.run(STEP_OUTPUTS, {name: column[group] for name, column in rows.feed.items()})
+                outputs = self._session.run(STEP_OUTPUTS, feed | self._bound)
             except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common class
-                log.error("inference failed for %d rows from hot state: %r", len(group), error)
+                count = len(feed["slot"])
+                log.error("inference failed for %d rows from hot state: %r", count, error)
                 self._scorer.on_failure()
-                if len(group) > 1:
-                    waiting += np.array_split(group, 2)
+                if count > 1:
+                    waiting += np.array_split(np.arange(len(rows.number))[group], 2)
                 else:
-                    self._hold(rows.feed["slot"][group], NOBODY, 0)
+                    self._hold(feed["slot"], NOBODY, 0)
             else:
-                self._write(rows, group, logits, outputs)
+                logits.reach[group], logits.next_type[group] = outputs[:2]
+                self._write(feed["slot"], *outputs[2:])
 
-    def _write(self, rows: Rows, group: Array, logits: Logits, outputs: Sequence[Array]) -> None:
-        """Note the logits and append the rows to the state; nothing that is not finite may get into the pool."""
-        reach, next_type, key, value, ring = outputs
-        logits.reach[group], logits.next_type[group] = reach, next_type
-        slots = rows.feed["slot"][group]
-        finite = np.isfinite(key).all(axis=(1, 2, 3)) & np.isfinite(value).all(axis=(1, 2, 3))
-        if not finite.all():
+    def _write(self, slots: Array, key: Array, value: Array, ring: Array) -> None:
+        """Append rows to the state; nothing that is not finite may get into the pool."""
+        if not np.isfinite(key.sum() + value.sum()):
+            finite = np.isfinite(key).all(axis=(1, 2, 3)) & np.isfinite(value).all(axis=(1, 2, 3))
             self._hold(slots[~finite], NOBODY, 0)
             slots, key, value, ring = slots[finite], key[finite], value[finite], ring[finite]
         self._pool.write(ring, key, value)
@@ -180,7 +158,7 @@ class HotScorer:
 def hot_scorer(scorer: Scorer, state: State, slots: int, threads: int) -> HotScorer:
     """Load the step graph of a scorer's bundle over a pool of some slots."""
     pool = Pool(state, slots)
-    return HotScorer(scorer, PoolSession(open_session(scorer.bundle.step_path, threads), pool), pool)
+    return HotScorer(scorer, open_session(scorer.bundle.step_path, threads), pool)
 
 
 def rows_of(whole: Inputs, places: Places, vocabulary: Vocabulary) -> Rows:
@@ -197,13 +175,10 @@ def rows_of(whole: Inputs, places: Places, vocabulary: Vocabulary) -> Rows:
     return Rows(feed, places.ticket[user], places.end[user] - (last - np.arange(len(user))))
 
 
-def waves(slots: Array) -> Iterator[Array]:
-    """Yield the rows in waves: each slot at most once in a wave, its rows in their order."""
+def waves(slots: Array) -> tuple[Array, list[int]]:
+    """Order rows in waves, each slot at most once in a wave, its rows in their order; return where the waves end."""
     order = np.argsort(slots, kind="stable")
     by_slot = slots[order]
-    first = np.searchsorted(by_slot, by_slot)
     rank = np.empty(len(slots), np.int64)
-    rank[order] = np.arange(len(slots)) - first
-    order = np.argsort(rank, kind="stable")
-    ends = np.cumsum(np.bincount(rank))
-    yield from np.split(order, ends[:-1]) if len(order) else []
+    rank[order] = np.arange(len(slots)) - np.searchsorted(by_slot, by_slot)
+    return np.argsort(rank, kind="stable"), np.cumsum(np.bincount(rank)).tolist()

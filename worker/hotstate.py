@@ -14,14 +14,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from model.contract.rows import Inputs, Wanted, bases
+from model.contract.rows import Wanted, bases
 from model.contract.sequence import Block, Sequences
 from worker.metrics import Metrics
 from worker.pieces import NOT_KEPT, Piece, Places, Scores
 
 Array: TypeAlias = npt.NDArray[Any]
 
-FEW_ROWS = 8  # a user with no more rows is fed row by row: cheaper than the shortest length class
+FEW_ROWS = 16  # fed row by row these cost less than a whole sequence of the shortest length class
 REBUILD_ROWS = 2048  # rows of a piece that rebuilds, so that others wait for 10 to 20 ms at most
 
 
@@ -138,16 +138,20 @@ class UserStates:
         slot[given], ticket[given] = taken, tickets
         self._slot[users[given]], self._ticket[users[given]] = taken, tickets
         kept = slot != NOT_KEPT
-        steps = kept & (hit | (wanted.end <= FEW_ROWS))
+        begin = np.where(hit, since, wanted.begin)
+        steps = kept & cheaper_by_steps(wanted.end - begin, begin - wanted.begin)
+        begin = np.where(steps, begin, wanted.begin)
         at_once = steps & (hot.pending[slot] == 0)
         hot.rows[slot[kept]] = wanted.end[kept]
         hot.pending[slot[kept & ~at_once]] += 1
         hot.count(len(users) - len(miss), len(miss))
-        fed = wanted._replace(begin=np.where(hit, since, wanted.begin))
-        return Asked(fed, Places(slot, ticket, wanted.end), steps, at_once)
+        return Asked(wanted._replace(begin=begin), Places(slot, ticket, wanted.end), steps, at_once)
 
     def _pieces(self, sequences: Sequences, asked: Asked) -> Iterator[Piece]:
         """One piece that goes at once, rebuilds of a bounded number of rows each, one that follows earlier rebuilds."""
+        if asked.at_once.all():
+            yield self._piece(sequences, asked, np.arange(len(asked.at_once)), np.arange(len(asked.wanted.row)))
+            return
         lengths = asked.wanted.end - asked.wanted.begin
         rebuilt = np.flatnonzero(~asked.steps)
         rebuilt = rebuilt[np.argsort(lengths[rebuilt], kind="stable")]
@@ -162,13 +166,18 @@ class UserStates:
             yield self._piece(sequences, asked, users, by_piece[low:high])
 
     def _piece(self, sequences: Sequences, asked: Asked, users: Array, rows: Array) -> Piece:
+        """Ask for some users (ascending) and their rows; all step or none does, and all go at once or none."""
         wanted, places = asked.wanted, Places(*(column[users] for column in asked.places))
         owner = np.searchsorted(users, wanted.owner[rows])
         part = Wanted(wanted.slot[users], wanted.begin[users], wanted.end[users], owner, wanted.row[rows])
         steps, at_once = bool(asked.steps[users[0]]), bool(asked.at_once[users[0]])
-        inputs: Inputs = sequences.gather(part)
         done = partial(self._hot.ran, places, owner, not at_once)
-        return Piece(inputs, rows, places, steps, at_once, done)
+        return Piece(sequences.gather(part), rows, places, steps, at_once, done)
+
+
+def cheaper_by_steps(new: Array, held: Array) -> npt.NDArray[np.bool_]:
+    """Tell which users (U,) to feed row by row: few new rows, or fewer than the state holds already."""
+    return np.asarray((new <= FEW_ROWS) | (new < held))
 
 
 def first_rows(wanted: Wanted) -> Array:

@@ -92,9 +92,7 @@ def test_rows_that_step_are_scored_bitwise_the_same_in_any_micro_batch(bundle: B
     reach = []
     for size in (1, 7, 64):
         run = hot_run(bundle, 8, size)
-        scores = asyncio.run(
-            play(run, log, (size,), size, wipes=0, begin=20)
-        )  # nobody has many rows in its first block
+        scores = asyncio.run(play(run, log, (size,), size, wipes=0, begin=200))  # nobody begins with many rows
         assert run.value("rebuild_seconds_count") == 0
         reach.append(np.concatenate([block.reach for block in scores]))
     assert np.array_equal(reach[0], reach[1])
