@@ -16,13 +16,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, check and report."""
-    bundle, parity = pack(arguments.checkpoint, arguments.bundle, arguments.name)
+    bundle, parity, step = pack(arguments.checkpoint, arguments.bundle, arguments.name)
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     print(f"bundle   {bundle.path}  {bundle.name} {bundle.version}  {size / 1e6:.2f} MB")
     print(f"graph    sha256 {bundle.model_sha256}")
     print(
         f"parity   {parity.positions:,} positions: reach within {parity.reach:.1e}, next type within"
         f" {parity.next_type:.1e}; {parity.near_ties_flipped} of {parity.decisions:,} hash decisions fell differently"
+    )
+    print(
+        f"step     {step.positions:,} positions, users of up to {step.longest:,} rows: reach within {step.reach:.1e},"
+        f" from a rebuilt state within {step.rebuilt:.1e}; near-ties of {step.near_ties_flipped} users fell differently"
     )
     return 0
 

@@ -1,6 +1,6 @@
 """Pack a bundle: the directory that the worker loads, complete or not there at all.
 
-In: a checkpoint. Out: model.onnx, contract.json, calibration.json, golden.npz and provenance.json in a new directory.
+In: a checkpoint. Out: a new directory with both graphs, contract, calibration, golden inputs and provenance.
 Everything is written under a temporary name, checked (parity with torch, the contract's own loader), then renamed.
 """
 
@@ -14,21 +14,25 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 
-from export.parity import Arrays, Parity, check_parity, expected_outputs, random_inputs
-from export.to_onnx import export_onnx
+from export.parity import Arrays, Parity, check_parity, random_inputs, ring_counts, run_torch
+from export.step import state_of
+from export.step_parity import StepParity, check_step
+from export.to_onnx import export_onnx, export_step
 from model.checkpoint import Checkpoint, read_checkpoint
 from model.contract.bundle import (
     CALIBRATION,
     CONTRACT,
-    FILES,
     GOLDEN,
     MODEL,
     PROVENANCE,
+    STEP,
     Bundle,
     Contract,
+    files,
     load_bundle,
     to_json,
 )
@@ -40,7 +44,7 @@ GOLDEN_SEED = 20171125
 PACKAGES = ("funnelcast", "torch", "reformer-pytorch", "numpy", "onnx", "onnxruntime")
 
 
-def pack(checkpoint: Path, target: Path, name: str = "") -> tuple[Bundle, Parity]:
+def pack(checkpoint: Path, target: Path, name: str = "") -> tuple[Bundle, Parity, StepParity]:
     """Export a checkpoint into a new bundle directory; on any failure nothing is left behind."""
     if target.exists():
         raise FunnelcastError(f"{target} exists already, expected a new name; remove it or choose another")
@@ -53,32 +57,42 @@ def pack(checkpoint: Path, target: Path, name: str = "") -> tuple[Bundle, Parity
     except OSError as error:
         raise FunnelcastError(f"cannot write to {target}: {error.strerror}; choose another directory") from None
     try:
-        parity = fill(temporary, model, config, identity)
+        found = fill(temporary, model, config, identity)
         load_bundle(temporary)
         temporary.chmod(0o755)
         os.rename(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return load_bundle(target), parity
+    return load_bundle(target), *found
 
 
-def fill(folder: Path, model: ClickModel, config: Checkpoint, identity: dict[str, str]) -> Parity:
-    """Write every file of the bundle; ParityError if the graph does not score as torch does."""
+def fill(folder: Path, model: ClickModel, config: Checkpoint, identity: dict[str, str]) -> tuple[Parity, StepParity]:
+    """Write every file of the bundle; ParityError if a graph does not score as torch does."""
+    contract = msgspec.structs.replace(config.contract, state=state_of(model.config))
     export_onnx(model, folder / MODEL)
-    add_identity(folder / MODEL, identity, config.contract)
-    parity = check_parity(model, folder / MODEL, config.contract.length_classes)
-    (folder / CONTRACT).write_bytes(to_json(config.contract))
+    export_step(model, folder / STEP)
+    for graph in (MODEL, STEP):
+        add_identity(folder / graph, identity, contract)
+    parity = check_parity(model, folder / MODEL, contract.length_classes)
+    step_parity = check_step(model, folder / MODEL, folder / STEP)
+    (folder / CONTRACT).write_bytes(to_json(contract))
     (folder / CALIBRATION).write_bytes(to_json(config.calibration))
     np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden(model))
-    (folder / PROVENANCE).write_bytes(to_json(provenance(folder, config, identity, parity)))
-    return parity
+    told = provenance(config, identity) | {
+        "parity": parity._asdict() | {"step": step_parity._asdict()},
+        "files": {name: sha256(folder / name) for name in files(contract)},
+    }
+    (folder / PROVENANCE).write_bytes(to_json(told))
+    return parity, step_parity
 
 
 def golden(model: ClickModel) -> Arrays:
-    """Return fixed users of several lengths with the torch model's logits."""
+    """Return fixed users of several lengths with the torch model's logits, and how full their rings are at the end."""
     rng = np.random.default_rng(GOLDEN_SEED)
-    inputs = random_inputs(model.config, np.array(GOLDEN_LENGTHS), max(GOLDEN_LENGTHS), rng)
-    return inputs | expected_outputs(model, inputs)
+    lengths = np.array(GOLDEN_LENGTHS)
+    inputs = random_inputs(model.config, lengths, max(GOLDEN_LENGTHS), rng)
+    logits, decisions, _ = run_torch(model, inputs)  # decisions (layers, B, L, H*R)
+    return inputs | logits | {"counts": ring_counts(decisions, lengths, model.config.hash_buckets)}
 
 
 def add_identity(path: Path, identity: dict[str, str], contract: Contract) -> None:
@@ -93,8 +107,8 @@ def add_identity(path: Path, identity: dict[str, str], contract: Contract) -> No
     onnx.save(graph, path)
 
 
-def provenance(folder: Path, config: Checkpoint, identity: dict[str, str], parity: Parity) -> dict[str, Any]:
-    """Return where the bundle comes from, with the sha256 of each of its files."""
+def provenance(config: Checkpoint, identity: dict[str, str]) -> dict[str, Any]:
+    """Return where the bundle comes from."""
     return identity | {
         "contract_fingerprint": config.contract.fingerprint(),
         "git_commit": git_commit(),
@@ -102,9 +116,7 @@ def provenance(folder: Path, config: Checkpoint, identity: dict[str, str], parit
         "model": config.model,
         "training": config.training,
         "metrics": config.metrics,
-        "parity": parity._asdict(),
         "versions": {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES},
-        "files": {name: sha256(folder / name) for name in FILES},
     }
 
 

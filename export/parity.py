@@ -15,7 +15,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from export.to_onnx import INPUTS, OUTPUTS
+from export.to_onnx import INPUTS, OUTPUTS, WHOLE_OUTPUTS
 from model.attention import WindowedLSHAttention
 from model.contract.errors import FunnelcastError
 from model.reformer import ClickModel, ReformerConfig, Rows
@@ -71,7 +71,7 @@ def compare(
     """Compare one batch: hash decisions, then the values of users whose decisions agree."""
     expected, decisions, ties = run_torch(model, inputs)
     real = np.arange(inputs["type"].shape[1])[None] < inputs["lengths"][:, None]  # (B, L)
-    made = np.stack(traced.run(None, inputs)[len(OUTPUTS) :])  # (layers, B, L, H*R)
+    made = np.stack(traced.run(None, inputs)[len(WHOLE_OUTPUTS) :])  # (layers, B, L, H*R)
     differ = (made != decisions) & real[None, :, :, None]
     if (differ & ~ties).any():
         raise ParityError(
@@ -134,6 +134,14 @@ def run_torch(model: ClickModel, inputs: Arrays) -> tuple[Arrays, npt.NDArray[An
         for column in zip(*seen, strict=True)
     )
     return logits, decisions, ties
+
+
+def ring_counts(decisions: npt.NDArray[Any], lengths: npt.NDArray[Any], hash_buckets: int) -> npt.NDArray[Any]:
+    """Return how many tokens hash decisions (layers, B, L, H*R) put into each ring of each user, (B, rings)."""
+    layers, users, padded, rounds = decisions.shape
+    real = (np.arange(padded) < lengths[:, None])[:, :, None, None]  # (B, L, 1, 1)
+    made = decisions.transpose(1, 2, 0, 3)[..., None] == np.arange(hash_buckets)  # (B, L, layers, H*R, NB)
+    return np.asarray((made & real[..., None]).sum(1, dtype=np.int32).reshape(users, layers * rounds * hash_buckets))
 
 
 def near_ties(attention: WindowedLSHAttention, qk: Tensor) -> Tensor:

@@ -16,10 +16,12 @@ from faust.types import TP
 from model.contract.bundle import Bundle
 from model.contract.sequence import Rules
 from worker import transport
-from worker.batcher import Batcher
+from worker.batcher import Batcher, Limits, Scoring
 from worker.decode import Bounds
 from worker.emitter import EXIT_FATAL, Delivery, Emitter, PartitionWriter
 from worker.health import Health
+from worker.hotscorer import hot_scorer
+from worker.hotstate import HotState
 from worker.metrics import Metrics
 from worker.partition import Partition, Rooms, Topics
 from worker.policy import load_policy
@@ -68,9 +70,8 @@ def make_service(
     """Wire the rooms; `bundle` None serves records without probabilities."""
     app = _faust_app(settings)
     table: Any = app.Table(TABLE_NAME, default=bytes, partitions=settings.partitions, key_type=bytes, value_type=bytes)
-    scorer = Scorer(bundle, settings.inference_threads, metrics.inference_failed) if bundle is not None else None
-    batcher = Batcher(scorer, settings.batch_size, settings.batch_wait_seconds, metrics) if scorer is not None else None
-    rooms = _rooms(settings, rules, bundle, metrics)
+    batcher, hot = _network(settings, bundle, metrics)
+    rooms = _rooms(settings, rules, bundle, metrics, hot)
     delivery = Delivery(
         settings.broker.split(","), settings.app_id, table.changelog_topic_name, settings.transaction_chunks
     )
@@ -125,7 +126,23 @@ def _faust_app(settings: Settings) -> faust.App:
     )
 
 
-def _rooms(settings: Settings, rules: Rules, bundle: Bundle | None, metrics: Metrics) -> Rooms:
+def _network(settings: Settings, bundle: Bundle | None, metrics: Metrics) -> tuple[Batcher | None, HotState | None]:
+    """Load the graphs; hot state where the bundle has a step graph and there is memory for it."""
+    if bundle is None:
+        return None, None
+    scorer: Scoring = Scorer(bundle, settings.inference_threads, metrics.inference_failed)
+    hot, state = None, bundle.contract.state
+    slots = settings.hot_state_bytes // state.bytes if state is not None else 0
+    if state is not None and slots and isinstance(scorer, Scorer) and scorer.on_cpu:
+        scorer = hot_scorer(scorer, state, slots, settings.inference_threads)
+        hot = HotState(slots, state.bytes, metrics)
+    limits = Limits(
+        settings.batch_size, settings.batch_wait_seconds, settings.max_waiting_users, settings.latency_target_seconds
+    )
+    return Batcher(scorer, limits, metrics), hot
+
+
+def _rooms(settings: Settings, rules: Rules, bundle: Bundle | None, metrics: Metrics, hot: HotState | None) -> Rooms:
     model = NO_MODEL if bundle is None else Model(bundle.name, bundle.version, bundle.model_sha256)
     return Rooms(
         rules=rules,
@@ -134,6 +151,7 @@ def _rooms(settings: Settings, rules: Rules, bundle: Bundle | None, metrics: Met
         encoder=lambda partition: Encoder(Source(settings.app_id, settings.clickstream, partition), model),
         topics=Topics(settings.stage_probabilities, settings.triggers, settings.dead_letters, settings.late),
         metrics=metrics,
+        hot=hot,
     )
 
 

@@ -1,7 +1,8 @@
-"""Batcher: network inputs of due users in, from all partitions; their scores out, one micro-batch at a time.
+"""Batcher: the pieces of blocks in, from all partitions; their scores out, one micro-batch at a time.
 
-A micro-batch closes when it is full, or when its oldest request has waited long enough; the next one fills while the
-network runs.
+A micro-batch closes when it is full, or when its oldest piece has waited long enough; the next one fills while the
+network runs. Pieces that go at once overtake those that rebuild, but no piece overtakes one of its own kind, and a
+rebuild waits for all that goes at once and came before it: it may take over their users' slots.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from typing import Protocol
 
 from model.contract.rows import Inputs
 from worker.metrics import Metrics
-from worker.scorer import Scores
+from worker.pace import Pace
+from worker.pieces import Piece, Scores, join, whole
+
+REBUILD_ROWS = 8192  # rows of a micro-batch of whole sequences, at most; those that go at once wait for it
 
 
 class Scoring(Protocol):
     """What the batcher needs of a scorer."""
 
-    def score(self, requests: Sequence[Inputs]) -> list[Scores]: ...
+    def run(self, pieces: Sequence[Piece]) -> list[Scores]: ...
 
 
 class BatcherClosedError(RuntimeError):
@@ -29,49 +33,105 @@ class BatcherClosedError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One block that waits for its scores."""
+class Limits:
+    """What is configured: the size of micro-batches and their wait, the queue, the latency to keep."""
 
-    inputs: Inputs
+    batch_users: int = 256
+    wait_seconds: float = 0.005
+    waiting_users: int = 4096
+    target_seconds: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One piece that waits for its scores."""
+
+    piece: Piece
     scores: asyncio.Future[Scores]
     since: float  # loop time
+    number: int
 
-    @property
-    def users(self) -> int:
-        """Return the number of sequences that the network has to read."""
-        return len(self.inputs.lengths)
+
+class Lane:
+    """Pieces of one kind, in order; `pace` counts in users, or in rows."""
+
+    def __init__(self, pace: Pace, by_rows: bool) -> None:
+        self.waiting: deque[Request] = deque()
+        self.pace = pace
+        self.by_rows = by_rows
+
+    def units(self, requests: Sequence[Request] | deque[Request]) -> int:
+        """Return the size of some requests."""
+        if self.by_rows:
+            return sum(len(request.piece.inputs.type) for request in requests)
+        return sum(request.piece.users for request in requests)
+
+    def drop_cancelled(self) -> None:
+        """Forget requests that nobody waits for any more."""
+        for request in self.waiting:
+            if request.scores.done():
+                request.piece.done(None)
+        self.waiting = deque(request for request in self.waiting if not request.scores.done())
+
+    def deadline(self) -> float:
+        """Return the time at which the oldest has to go; the past when they fill a micro-batch."""
+        units = self.units(self.waiting)
+        return 0.0 if units >= self.pace.size() else self.waiting[0].since + self.pace.wait_seconds(units)
+
+    def take(self, before: int | None) -> list[Request]:
+        """Take the oldest, at least one, until the micro-batch is full; none that came after number `before`."""
+        batch, room = [self.waiting.popleft()], self.pace.size()
+        room -= self.units(batch)
+        while self.waiting and room > 0 and (before is None or self.waiting[0].number < before):
+            batch.append(self.waiting.popleft())
+            room -= self.units(batch[-1:])
+        return batch
 
 
 class Batcher:
-    """Collects requests and runs the scorer in one thread, one micro-batch after the other."""
+    """Collects pieces and runs the scorer in one thread, one micro-batch after the other."""
 
-    def __init__(
-        self,
-        scorer: Scoring,
-        batch_size: int,
-        wait_seconds: float,
-        metrics: Metrics,
-        executor: Executor | None = None,
-    ) -> None:
-        self._scorer, self._batch_size, self._wait_seconds = scorer, batch_size, wait_seconds
-        self._metrics = metrics
+    def __init__(self, scorer: Scoring, limits: Limits, metrics: Metrics, executor: Executor | None = None) -> None:
+        self._scorer, self._limits, self._metrics = scorer, limits, metrics
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="scorer")
-        self._waiting: deque[Request] = deque()
-        self._changed = asyncio.Event()
+        self._fast = Lane(Pace(limits.batch_users, limits.wait_seconds, limits.target_seconds), by_rows=False)
+        self._slow = Lane(Pace(REBUILD_ROWS, limits.wait_seconds, limits.target_seconds), by_rows=True)
+        self._latest = self._slow
+        self._number = 0
+        self._changed, self._room = asyncio.Event(), asyncio.Event()
+        self._room.set()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
     async def score(self, inputs: Inputs) -> Scores:
-        """Return the scores of one block; an error of the scorer reaches every request of its micro-batch."""
+        """Return the scores of whole sequences."""
+        return await self.submit([whole(inputs)])
+
+    def submit(self, pieces: Sequence[Piece]) -> asyncio.Future[Scores]:
+        """Queue the pieces of a block, in order; an error of the scorer reaches everybody in its micro-batch."""
         if self._closed:
             raise BatcherClosedError("the batcher is closed")
         loop = asyncio.get_running_loop()
         if self._task is None:
             self._task = loop.create_task(self._run())
-        request = Request(inputs, loop.create_future(), loop.time())
-        self._waiting.append(request)
+        futures = []
+        for piece in pieces:
+            self._number += 1
+            futures.append(loop.create_future())
+            lane = self._fast if piece.at_once else self._slow
+            lane.waiting.append(Request(piece, futures[-1], loop.time(), self._number))
         self._changed.set()
-        return await request.scores
+        self._measure()
+        return asyncio.ensure_future(_joined(pieces, futures))
+
+    async def room(self) -> None:
+        """Wait until the queue is not full."""
+        await self._room.wait()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the queue is not full."""
+        return self._room.is_set()
 
     async def close(self) -> None:
         """Score what waits, then end the thread."""
@@ -82,54 +142,69 @@ class Batcher:
         self._executor.shutdown()
 
     async def _run(self) -> None:
-        while await self._due():
-            batch = self._take()
-            self._metrics.batch_waiting.set(self._users())
-            await self._answer(batch)
+        while (lane := await self._due()) is not None:
+            fast = self._fast.waiting
+            batch = lane.take(fast[0].number if lane is self._slow and fast else None)
+            self._measure()
+            await self._answer(lane, batch)
 
-    async def _due(self) -> bool:
-        """Wait until a micro-batch has to go; false when there will be none."""
+    async def _due(self) -> Lane | None:
+        """Wait until a micro-batch has to go; None when there will be none."""
         loop = asyncio.get_running_loop()
         while True:
-            self._waiting = deque(request for request in self._waiting if not request.scores.done())  # cancelled
+            self._fast.drop_cancelled()
+            self._slow.drop_cancelled()
+            self._measure()
             self._changed.clear()
-            if not self._waiting:
-                if self._closed:
-                    return False
-                await self._changed.wait()
-                continue
-            deadline = self._waiting[0].since + self._wait_seconds
-            if self._closed or self._users() >= self._batch_size or loop.time() >= deadline:
-                return True
-            alarm = loop.call_at(deadline, self._changed.set)
+            lanes = self._able()
+            if not lanes and self._closed:
+                return None
+            due = [lane for lane in lanes if self._closed or loop.time() >= lane.deadline()]
+            if due:
+                return due[0]
+            alarm = loop.call_at(min(lane.deadline() for lane in lanes), self._changed.set) if lanes else None
             await self._changed.wait()
-            alarm.cancel()
+            if alarm is not None:
+                alarm.cancel()
 
-    def _users(self) -> int:
-        return sum(request.users for request in self._waiting)
+    def _able(self) -> list[Lane]:
+        """Return the lanes whose oldest may go, in turn; a rebuild waits for what went at once and came before it."""
+        fast, slow = self._fast.waiting, self._slow.waiting
+        lanes = [self._fast] if fast else []
+        if slow and not (fast and fast[0].number < slow[0].number):
+            lanes.insert(0 if self._latest is self._fast else len(lanes), self._slow)
+        return lanes
 
-    def _take(self) -> list[Request]:
-        """Take the oldest requests until the micro-batch is full; at least one."""
-        batch, users = [self._waiting.popleft()], 0
-        users += batch[0].users
-        while self._waiting and users < self._batch_size:
-            batch.append(self._waiting.popleft())
-            users += batch[-1].users
-        return batch
+    def _measure(self) -> None:
+        users = sum(request.piece.users for lane in (self._fast, self._slow) for request in lane.waiting)
+        self._metrics.batch_waiting.set(users)
+        if users < self._limits.waiting_users:
+            self._room.set()
+        else:
+            self._room.clear()
 
-    async def _answer(self, batch: list[Request]) -> None:
+    async def _answer(self, lane: Lane, batch: list[Request]) -> None:
         loop = asyncio.get_running_loop()
-        started = loop.time()
-        run = loop.run_in_executor(self._executor, self._scorer.score, [request.inputs for request in batch])
+        started, self._latest = loop.time(), lane
+        run = loop.run_in_executor(self._executor, self._scorer.run, [request.piece for request in batch])
         await asyncio.wait({run})
-        self._metrics.batch_users.observe(sum(request.users for request in batch))
+        seconds = loop.time() - started
+        lane.pace.ran(lane.units(batch), seconds)
+        self._metrics.batch_users.observe(sum(request.piece.users for request in batch))
         self._metrics.batch_wait_seconds.observe(started - batch[0].since)
-        self._metrics.inference_seconds.observe(loop.time() - started)
+        self._metrics.inference_seconds.observe(seconds)
+        if lane is self._slow:
+            self._metrics.hot_state_rebuild_seconds.observe(seconds)
         error = run.exception()
         for place, request in enumerate(batch):
+            request.piece.done(None if error is not None else run.result()[place])
             if request.scores.done():
                 continue  # cancelled meanwhile
             if error is not None:
                 request.scores.set_exception(error)
             else:
                 request.scores.set_result(run.result()[place])
+
+
+async def _joined(pieces: Sequence[Piece], futures: Sequence[asyncio.Future[Scores]]) -> Scores:
+    return join(pieces, await asyncio.gather(*futures))

@@ -22,8 +22,8 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from worker.batcher import Batcher
 from worker.metrics import Metrics
 from worker.partition import Partition, Pending
+from worker.pieces import Scores
 from worker.records import Output
-from worker.scorer import Scores
 from worker.sequences import SequenceTable, Updates
 from worker.transport import TP
 
@@ -131,6 +131,8 @@ class PartitionWriter:
                 await asyncio.wait({waiting}, timeout=TICK_SECONDS)
                 if waiting.done():
                     chunks, waiting = [waiting.result()], None
+                    if self._batcher is not None:
+                        await self._batcher.room()  # meanwhile this queue fills, and then fetching pauses
                     await self._transact(chunks)
                 elif self.partition.is_due(time.monotonic()):
                     await self._transact([])
@@ -181,17 +183,21 @@ class PartitionWriter:
                 await outbox.send(topic, records)
             await asyncio.sleep(0)  # a chunk takes some ms: let the other partitions and the scorer in between
             index += 1
-            if index == len(chunks) < self._delivery.transaction_chunks and not self.queue.empty():
+            if index == len(chunks) < self._delivery.transaction_chunks and not self.queue.empty() and self._has_room:
                 chunks.append(self.queue.get_nowait())
         if time.monotonic() - self._ticked >= TICK_SECONDS:
             self._ticked = time.monotonic()
             self.partition.close_silent(time.monotonic(), on_block)
         return work
 
+    @property
+    def _has_room(self) -> bool:
+        return self._batcher is None or self._batcher.has_room
+
     def _score(self, pending: Pending) -> asyncio.Future[Scores] | None:
         if self._batcher is None:
             return None
-        return asyncio.ensure_future(self._batcher.score(self.partition.inputs(pending)))
+        return self._batcher.submit(self.partition.pieces(pending))
 
     async def _answer(self, work: list[Work], outbox: Outbox) -> None:
         for pending, scores in work:
@@ -259,6 +265,8 @@ class Emitter:
         await asyncio.gather(*tasks.values(), return_exceptions=True)
         stops = [asyncio.wait_for(writer.producer.stop(), 3.0) for writer in writers.values()]
         await asyncio.gather(*stops, return_exceptions=True)
+        for writer in writers.values():
+            writer.partition.close()
 
     async def submit(self, event: Any) -> None:
         """Queue one chunk for its partition; a chunk of an older assignment is left to the new owner."""

@@ -79,6 +79,13 @@ class Metrics:
         self.batch_waiting = gauge("batch_waiting_users", "Users whose scores are waited for, not yet with the network")
         self.inference_seconds = histogram("inference_seconds", "One micro-batch in the network", WORK_SECONDS)
         self.inference_failures = counter("inference_failures", "Runs of the network that raised")
+        self.hot_state_hits = counter("hot_state_hits", "Users whose hot state a block found")
+        self.hot_state_misses = counter("hot_state_misses", "Users of a block without hot state: new, evicted, revised")
+        self.hot_state_evictions = counter("hot_state_evictions", "Users whose hot state gave way to another's")
+        self.hot_state_bytes = gauge("hot_state_bytes", "Memory of the hot states that are kept")
+        self.hot_state_rebuild_seconds = histogram(
+            "hot_state_rebuild_seconds", "One run of the whole-sequence graph that rebuilds hot states", WORK_SECONDS
+        )
         self.end_to_end_seconds = histogram(
             "end_to_end_seconds", "Arrival of an event in Kafka to the commit of its answer", END_TO_END_SECONDS
         )

@@ -13,12 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from model.contract.sequence import LATE, REVISED, Block, Inputs, Rules, Sequences, is_open
+from model.contract.sequence import LATE, REVISED, Block, Rules, Sequences, is_open
 from worker.decode import Bounds, Chunk, Record, decode_chunk
+from worker.hotstate import HotState, UserStates
 from worker.metrics import Metrics
+from worker.pieces import Piece, Scores, whole
 from worker.policy import Answer, Decision, Memory, Outcome, Policy, candidates, decide, memory_bytes, memory_of
 from worker.records import Answers, Encoder, Output
-from worker.scorer import Scores
 from worker.sequences import ARRIVAL_KEY, CAMPAIGN_KEY, HEAD_KEY, STREAM_KEY, SequenceTable
 
 LIVE_MS = 300_000  # a source whose newest event is this close to its arrival is live: its silence takes wall time
@@ -46,6 +47,7 @@ class Rooms:
     encoder: Callable[[int], Encoder]
     topics: Topics
     metrics: Metrics
+    hot: HotState | None = None  # None: every score comes from the whole sequence
 
 
 class Pending(NamedTuple):
@@ -69,6 +71,7 @@ class Partition:
         self._scan = partial(table.scan, number)
         self._rooms = rooms
         self._encoder = rooms.encoder(number)
+        self._states = UserStates(rooms.hot) if rooms.hot is not None else None
         self._memories: dict[bytes, Memory] = {}
         self._remembering: set[bytes] = set()  # users whose memory changed in this transaction
         self._arrival_ms = 0
@@ -140,9 +143,11 @@ class Partition:
         for block in self.sequences.close_due(self.stream_now_ms(monotonic)):
             on_block(Pending(block, NO_EVENTS, NO_EVENTS))
 
-    def inputs(self, pending: Pending) -> Inputs:
-        """Return the network inputs of a block; only while the block is the newest."""
-        return self.sequences.inputs(pending.block)
+    def pieces(self, pending: Pending) -> list[Piece]:
+        """Return what the network has to do for a block; only while the block is the newest, and to be submitted."""
+        if self._states is None:
+            return [whole(self.sequences.inputs(pending.block))]
+        return self._states.plan(self.sequences, pending.block)
 
     def answer(self, pending: Pending, scores: Scores | None) -> list[tuple[str, list[Output]]]:
         """Encode the block's stage probabilities and decide on its triggers."""
@@ -226,5 +231,12 @@ class Partition:
     def forget_idle(self) -> None:
         """Bound the memory: drop users without an open session; only after their changes are committed."""
         if len(self.sequences) > USERS_KEPT:
-            self.sequences.drop_closed(USERS_KEPT // 2)
+            dropped = self.sequences.drop_closed(USERS_KEPT // 2)
+            if self._states is not None:
+                self._states.drop(dropped)
             self._memories = {user: memory for user, memory in self._memories.items() if user in self.sequences}
+
+    def close(self) -> None:
+        """Let go of what the worker's partitions share."""
+        if self._states is not None:
+            self._states.close()

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from model.contract.bundle import Bundle, pad
+from model.contract.bundle import Bundle, Calibration, pad
 from model.contract.errors import BundleError
 from model.contract.events import N_TYPES
 from model.contract.rows import Inputs
+from worker.pieces import Piece, Scores
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +28,11 @@ Array: TypeAlias = npt.NDArray[Any]
 GROUP_TOKENS = 8192  # rows of one run, padding included: bounds its memory and its time
 TOLERANCE = 1e-5  # between the golden probabilities and ours
 OUTPUTS = ("reach", "next_type")
+STATE_OUTPUTS = ("rings", "counts")  # of each user after its last row
 
+CPU = "CPUExecutionProvider"
 
-class Scores(NamedTuple):
-    """Answers to one request, in the order of its wanted rows."""
-
-    reach: Array  # float32 (A, 2, 6): probabilities, calibrated
-    next_type: Array  # float32 (A, 20): probabilities; all zero where degraded
-    degraded: npt.NDArray[np.bool_]  # (A,): base rate instead of a score
+Keep: TypeAlias = Callable[[Array, Array, Array], None]  # users, their rings and their counts
 
 
 class Session(Protocol):
@@ -42,19 +41,19 @@ class Session(Protocol):
     def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Array]) -> Sequence[Any]: ...
 
 
-def open_session(bundle: Bundle, threads: int) -> onnxruntime.InferenceSession:
-    """Load the graph for CUDA where this onnxruntime has it, else for the CPU."""
+def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Load a graph for CUDA where this onnxruntime has it, else for the CPU."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    providers: list[Any] = ["CPUExecutionProvider"]
+    providers: list[Any] = [CPU]
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))  # tf32 would miss the tolerance
     try:
-        return onnxruntime.InferenceSession(bundle.model_path, options, providers=providers)
+        return onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # onnxruntime's errors have no common class
-        raise BundleError(f"{bundle.model_path} cannot be loaded: {error}; export the bundle again") from error
+        raise BundleError(f"{path} cannot be loaded: {error}; export the bundle again") from error
 
 
 class Scorer:
@@ -67,26 +66,31 @@ class Scorer:
         on_failure: Callable[[], None] = lambda: None,
         session: Session | None = None,
     ) -> None:
-        self._bundle, self._on_failure = bundle, on_failure
-        self._session = session or open_session(bundle, threads)
+        self.bundle, self.on_failure = bundle, on_failure
+        self._session = session or open_session(bundle.model_path, threads)
         self._classes = np.array(sorted(bundle.contract.length_classes))
-        self._base_rates = np.array(bundle.contract.base_rates, "f4")  # (2, 6)
+        self.base_rates = np.array(bundle.contract.base_rates, "f4")  # (2, 6)
         self._verify()
 
-    def score(self, requests: Sequence[Inputs]) -> list[Scores]:
-        """Score all wanted rows of the requests."""
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the graph runs where a pool in host memory can be read in place."""
+        return not isinstance(self._session, onnxruntime.InferenceSession) or self._session.get_providers() == [CPU]
+
+    def run(self, pieces: Sequence[Piece]) -> list[Scores]:
+        """Score all wanted rows of some pieces, from whole sequences."""
+        return self.score([piece.inputs for piece in pieces])
+
+    def score(self, requests: Sequence[Inputs], keep: Keep | None = None) -> list[Scores]:
+        """Score all wanted rows of the requests; `keep` takes the final states of their users, numbered through."""
         whole = merge(requests)
-        rows = len(whole.owner)
-        scores = Scores(
-            np.tile(self._base_rates, (rows, 1, 1)),  # (A, 2, 6)
-            np.zeros((rows, N_TYPES), "f4"),  # (A, 20)
-            np.ones(rows, bool),
-        )
+        answers = Answers(len(whole.owner), self.base_rates)
         for users, length in self._groups(whole.lengths):
-            for done, outputs in self._run(whole, users, length):
-                self._fill(scores, whole, done, outputs)
-        ends = np.cumsum([len(request.owner) for request in requests])[:-1]
-        return [Scores(*parts) for parts in zip(*(np.split(column, ends) for column in scores), strict=True)]
+            for done, outputs in self._run(whole, users, length, keep is not None):
+                answers.fill(*self._wanted(whole, done, outputs), self.bundle.calibration)
+                if keep is not None:
+                    keep(done, outputs[2], outputs[3])
+        return answers.split([len(request.owner) for request in requests])
 
     def _groups(self, lengths: Array) -> Iterator[tuple[Array, int]]:
         """Yield users of the same length class, no more together than one run may hold."""
@@ -97,54 +101,80 @@ class Scorer:
             for first in range(0, len(users), size):
                 yield users[first : first + size], length
 
-    def _run(self, whole: Inputs, users: Array, length: int) -> Iterator[tuple[Array, Sequence[Array]]]:
+    def _run(self, whole: Inputs, users: Array, length: int, state: bool) -> Iterator[tuple[Array, Sequence[Array]]]:
         """Run a group; when that fails its halves, down to single users, who then stay without a score."""
         waiting = [users]
         while waiting:
             group = waiting.pop()
-            outputs = self._attempt(whole, group, length)
+            outputs = self._attempt(whole, group, length, state)
             if outputs is not None:
                 yield group, outputs
             elif len(group) > 1:
                 waiting += np.array_split(group, 2)
 
-    def _attempt(self, whole: Inputs, users: Array, length: int) -> Sequence[Array] | None:
-        feed = pad(whole, users.tolist(), length, self._bundle.contract.vocabulary)
+    def _attempt(self, whole: Inputs, users: Array, length: int, state: bool) -> Sequence[Array] | None:
+        feed = pad(whole, users.tolist(), length, self.bundle.contract.vocabulary)
         try:
-            return self._session.run(OUTPUTS, feed)
+            return self._session.run(OUTPUTS + STATE_OUTPUTS if state else OUTPUTS, feed)
         except Exception as error:  # noqa: BLE001 - onnxruntime's errors, out of memory among them, have no common class
             log.error("inference failed for %d users of length class %d: %r", len(users), length, error)
-            self._on_failure()
+            self.on_failure()
             return None
 
-    def _fill(self, scores: Scores, whole: Inputs, users: Array, outputs: Sequence[Array]) -> None:
-        """Put the group's finite rows into the answers."""
+    def _wanted(self, whole: Inputs, users: Array, outputs: Sequence[Array]) -> tuple[Array, Array, Array]:
+        """Return the wanted rows of a group of users, and their logits."""
         place = np.full(len(whole.lengths), -1)
         place[users] = np.arange(len(users))
         rows = np.flatnonzero(place[whole.owner] >= 0)  # (R,)
         at = place[whole.owner[rows]], whole.position[rows]
-        reach, next_type = outputs[0][at], outputs[1][at]  # (R, 2, 6), (R, 20)
-        finite = np.isfinite(reach).all(axis=(1, 2)) & np.isfinite(next_type).all(axis=1)  # (R,)
-        rows = rows[finite]
-        scores.reach[rows] = self._bundle.calibration.apply(reach[finite])
-        scores.next_type[rows] = softmax(next_type[finite])
-        scores.degraded[rows] = False
+        return rows, outputs[0][at], outputs[1][at]  # (R,), (R, 2, 6), (R, 20)
 
     def _verify(self) -> None:
         """Compare this machine's answers with the bundle's golden ones."""
-        golden = self._bundle.golden()
+        golden = self.bundle.golden()
         feed = {name: golden[name] for name in ("type", "item", "category", "features", "lengths")}
         real = np.arange(feed["type"].shape[1]) < feed["lengths"][:, None]  # (B, L)
-        found = self._session.run(OUTPUTS, feed)
+        reach, next_type = self._session.run(OUTPUTS, feed)
+        self.compare(golden, real, reach[real], next_type[real])
+
+    def compare(self, golden: Mapping[str, Array], real: Array, reach: Array, next_type: Array) -> None:
+        """Refuse a bundle whose `real` golden rows are answered otherwise on this machine."""
         apart = max(
-            float(np.abs(probabilities(mine[real]) - probabilities(golden[name][real])).max(initial=0))
-            for name, mine, probabilities in zip(OUTPUTS, found, (self._bundle.calibration.apply, softmax), strict=True)
+            float(np.abs(probabilities(mine) - probabilities(golden[name][real])).max(initial=0))
+            for name, mine, probabilities in (
+                ("reach", reach, self.bundle.calibration.apply),
+                ("next_type", next_type, softmax),
+            )
         )
         if not apart <= TOLERANCE:
             raise BundleError(
-                f"the bundle {self._bundle.path} answers its golden inputs {apart:.1e} off on this machine, at most "
+                f"the bundle {self.bundle.path} answers its golden inputs {apart:.1e} off on this machine, at most "
                 f"{TOLERANCE:.0e} is allowed; use the onnxruntime version of its provenance or export it again"
             )
+
+
+class Answers:
+    """The scores of some wanted rows; base rates, until a row is filled."""
+
+    def __init__(self, rows: int, base_rates: Array) -> None:
+        self._scores = Scores(
+            np.tile(base_rates, (rows, 1, 1)),  # (A, 2, 6)
+            np.zeros((rows, N_TYPES), "f4"),  # (A, 20)
+            np.ones(rows, bool),
+        )
+
+    def fill(self, rows: Array, reach: Array, next_type: Array, calibration: Calibration) -> None:
+        """Put in the logits (R, 2, 6) and (R, 20) of some rows, as far as they are finite."""
+        finite = np.isfinite(reach).all(axis=(1, 2)) & np.isfinite(next_type).all(axis=1)  # (R,)
+        rows = rows[finite]
+        self._scores.reach[rows] = calibration.apply(reach[finite])
+        self._scores.next_type[rows] = softmax(next_type[finite])
+        self._scores.degraded[rows] = False
+
+    def split(self, sizes: Sequence[int]) -> list[Scores]:
+        """Divide the rows, in order, among the requests."""
+        columns = (np.split(column, np.cumsum(sizes)[:-1]) for column in self._scores)
+        return [Scores(*parts) for parts in zip(*columns, strict=True)]
 
 
 def merge(requests: Sequence[Inputs]) -> Inputs:

@@ -59,6 +59,13 @@ class Settings(BaseSettings):
 
     batch_size: int = Field(64, ge=1, le=4096, description="users that close a micro-batch")
     batch_wait_seconds: float = Field(0.005, ge=0, le=10, description="longest wait of a micro-batch's oldest user")
+    latency_target_seconds: float = Field(
+        0.1, ge=0.001, le=60, description="p99 of an answer; where it is tight, micro-batches are smaller and wait less"
+    )
+    max_waiting_users: int = Field(4096, ge=1, le=1 << 20, description="users waiting for scores that pause fetching")
+    hot_state_bytes: int = Field(
+        256 << 20, ge=0, le=1 << 44, description="memory of users' hot state; 0: score whole sequences"
+    )
     inference_threads: int = Field(1, ge=1, le=256, description="threads of one run of the network")
     max_chunk: int = Field(2048, ge=1, le=65_536, description="most records of one fetched chunk")
     transaction_chunks: int = Field(16, ge=1, le=1024, description="most chunks of one transaction")

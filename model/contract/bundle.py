@@ -12,6 +12,7 @@ import numpy as np
 from model.contract.errors import BundleError
 from model.contract.events import PAD, TYPES
 from model.contract.features import FEATURES, WIDTH
+from model.contract.pool import State
 from model.contract.rows import DAY_MS, GAP_MS, LATE_MS, LMAX, Array, Inputs
 from model.contract.stages import STAGES, Funnel
 from model.contract.vocabulary import Vocabulary
@@ -19,21 +20,25 @@ from model.contract.vocabulary import Vocabulary
 CONTRACT_VERSION = 1
 SCOPES = ("category", "user")
 LENGTH_CLASSES = (32, 64, 128, 256, 512, 1024)
-MODEL, CONTRACT, CALIBRATION, GOLDEN, PROVENANCE = (
+MODEL, STEP, CONTRACT, CALIBRATION, GOLDEN, PROVENANCE = (
     "model.onnx",
+    "step.onnx",
     "contract.json",
     "calibration.json",
     "golden.npz",
     "provenance.json",
 )
 AGREED = ("version", "stages", "scopes", "types", "vocabulary", "features", "funnel", "gap_ms", "late_ms", "lmax")
-FILES = (MODEL, CONTRACT, CALIBRATION, GOLDEN)  # each with its sha256 in provenance.json
+FILES = (MODEL, CONTRACT, CALIBRATION, GOLDEN)  # of every bundle, each with its sha256 in provenance.json
 SHIPPED = Path(__file__).parent.parent / "bundles" / "taobao"  # the bundle that comes with the project
 T = TypeVar("T")
 
 
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model was trained for; `base_rates` is per scope and stage (2, 6)."""
+    """What a model was trained for; `base_rates` is per scope and stage (2, 6).
+
+    `state` says how the hot state of a user is laid out; None where the bundle has no step graph.
+    """
 
     version: int = CONTRACT_VERSION
     stages: tuple[str, ...] = tuple(STAGES)
@@ -50,6 +55,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     length_classes: tuple[int, ...] = LENGTH_CLASSES
     base_rates: list[list[float]]
     thresholds: dict[str, float] = msgspec.field(default_factory=lambda: {"low": 0.3, "high": 0.7})
+    state: State | None = None
 
     def agreed(self) -> dict[str, Any]:
         """Return the fields in which training and serving must be equal."""
@@ -87,6 +93,11 @@ class Bundle(msgspec.Struct, frozen=True):
         return self.path / MODEL
 
     @property
+    def step_path(self) -> Path:
+        """The step graph; there if the contract has a state."""
+        return self.path / STEP
+
+    @property
     def model_sha256(self) -> str:
         """Identity of the graph, in hex."""
         return str(self.provenance["files"][MODEL])
@@ -102,7 +113,11 @@ class Bundle(msgspec.Struct, frozen=True):
         return str(self.provenance["version"])
 
     def golden(self) -> dict[str, Array]:
-        """Read the graph inputs and the outputs they must give."""
+        """Read the graph inputs and the outputs they must give.
+
+        `reach` and `next_type` hold for both graphs, the step graph fed row by row; `counts` is how full the rings
+        then are.
+        """
         with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
@@ -129,10 +144,8 @@ def load_bundle(path: Path | str) -> Bundle:
         raise BundleError(
             f"{folder / PROVENANCE} lacks {', '.join(missing) or 'sha256s by file'}; export the bundle again"
         )
-    contents = {name: _read(folder, name) for name in FILES}
-    for name, data in contents.items():
-        _same_sha256(folder / name, data, provenance["files"].get(name))
-    contract = _contract(contents[CONTRACT], folder / CONTRACT)
+    contract = _contract(_checked(folder, CONTRACT, provenance), folder / CONTRACT)
+    contents = {name: _checked(folder, name, provenance) for name in files(contract)}
     calibration = from_json(contents[CALIBRATION], Calibration, folder / CALIBRATION)
     tables = {"base_rates": contract.base_rates, "scale": calibration.scale, "shift": calibration.shift}
     for label, table in tables.items():
@@ -140,6 +153,11 @@ def load_bundle(path: Path | str) -> Bundle:
     if not zipfile.is_zipfile(folder / GOLDEN):
         raise BundleError(f"{folder / GOLDEN} is not an npz archive; export the bundle again")
     return Bundle(folder, contract, calibration, provenance)
+
+
+def files(contract: Contract) -> tuple[str, ...]:
+    """Return the files that a bundle of this contract holds beside its provenance."""
+    return FILES if contract.state is None else (*FILES, STEP)
 
 
 def check_against(bundle: Bundle, funnel: Funnel, gap_ms: int = GAP_MS, late_ms: int = LATE_MS) -> None:
@@ -187,10 +205,14 @@ def _read(folder: Path, name: str) -> bytes:
         raise BundleError(f"the bundle {folder} has no readable {name}; export it again or correct the path") from error
 
 
-def _same_sha256(path: Path, data: bytes, expected: object) -> None:
-    found = hashlib.sha256(data).hexdigest()
+def _checked(folder: Path, name: str, provenance: dict[str, Any]) -> bytes:
+    data = _read(folder, name)
+    found, expected = hashlib.sha256(data).hexdigest(), provenance["files"].get(name)
     if found != expected:
-        raise BundleError(f"{path} has sha256 {found}, {PROVENANCE} says {expected}; copy or export the bundle again")
+        raise BundleError(
+            f"{folder / name} has sha256 {found}, {PROVENANCE} says {expected}; copy or export the bundle again"
+        )
+    return data
 
 
 def _contract(data: bytes, path: Path) -> Contract:
@@ -200,7 +222,14 @@ def _contract(data: bytes, path: Path) -> Contract:
             f"{path} has contract version {version}, but this program reads {CONTRACT_VERSION}; "
             "export the bundle again with this release"
         )
-    return from_json(data, Contract, path)
+    contract = from_json(data, Contract, path)
+    state = contract.state
+    if state is not None and (min(msgspec.structs.astuple(state)) < 1 or state.window != contract.window):
+        raise BundleError(
+            f"{path} has a state of {_short(state)}, expected sizes of at least 1 and a window of {contract.window}; "
+            "export the bundle again"
+        )
+    return contract
 
 
 def _by_scope_and_stage(folder: Path, label: str, table: list[list[float]]) -> None:

@@ -53,6 +53,16 @@ class Block(NamedTuple):
     category: Array  # (R,) u4
 
 
+class Wanted(NamedTuple):
+    """The rows of a block that want an answer, and the rows of their users that the network is to be fed."""
+
+    slot: Array  # (U,) i4, ascending
+    begin: Array  # (U,) i8 first row to feed,
+    end: Array  # (U,) i8 and the one after the last
+    owner: Array  # (A,) i8 index of the user
+    row: Array  # (A,) i8 number of the row in its sequence
+
+
 class Inputs(NamedTuple):
     """Network inputs of U users end to end, and where the A wanted rows lie in them."""
 

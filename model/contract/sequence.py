@@ -33,6 +33,7 @@ from model.contract.rows import (
     Inputs,
     Rows,
     Rules,
+    Wanted,
     base,
     bases,
 )
@@ -42,7 +43,8 @@ from model.contract.vocabulary import hashes64, name_hash, name_hashes
 
 __all__ = [
     "APPLIED", "CLOSED", "DAY_MS", "DUPLICATE", "GAP_MS", "LATE", "LATE_MS", "LMAX", "NAMES_KEPT", "NEW", "PAGE",
-    "REVISED", "RING", "STREAM_KEY", "Block", "Events", "Inputs", "Rows", "Rules", "Sequences", "base", "default_rules",
+    "REVISED", "RING", "STREAM_KEY", "Block", "Events", "Inputs", "Rows", "Rules", "Sequences", "Wanted", "base",
+    "default_rules",
     "is_open", "sequence_of", "warm",
 ]  # fmt: skip
 
@@ -165,21 +167,29 @@ class Sequences:
 
     def inputs(self, block: Block) -> Inputs:
         """Gather what the network must see to answer the NEW and CLOSED rows of the latest block."""
+        return self.gather(self.wanted(block))
+
+    def wanted(self, block: Block) -> Wanted:
+        """Name the NEW and CLOSED rows of the latest block, and the rows that their scores depend on."""
         wanted = block.kind != REVISED
         slots, owner = np.unique(block.slot[wanted], return_inverse=True)  # (U,), (A,)
-        counts = self._arena.heads["rows"][slots]  # (U,)
-        begins = bases(counts - 1)  # (U,)
-        total = int((counts - begins).sum())
+        ends = self._arena.heads["rows"][slots]  # (U,)
+        return Wanted(slots, bases(ends - 1), ends, owner, block.row[wanted])
+
+    def gather(self, wanted: Wanted) -> Inputs:
+        """Copy the rows begin..end-1 of each user, which must be those of the latest block; older rows cost nothing."""
+        lengths = wanted.end - wanted.begin  # (U,)
+        total = int(lengths.sum())
         inputs = Inputs(
-            (counts - begins).astype(np.int32),
+            lengths.astype(np.int32),
             np.empty(total, np.uint8),
             np.empty(total, np.uint32),
             np.empty(total, np.uint32),
             np.empty((total, WIDTH), np.uint8),
-            owner.astype(np.int32),
-            (block.row[wanted] - begins[owner]).astype(np.int32),
+            wanted.owner.astype(np.int32),
+            (wanted.row - wanted.begin[wanted.owner]).astype(np.int32),
         )
-        pages.gather(self._arena, slots, begins, inputs)
+        pages.gather(self._arena, wanted.slot, wanted.begin, inputs)
         return inputs
 
     def rows(self, key: bytes) -> Rows:
@@ -219,19 +229,24 @@ class Sequences:
         if latest is not None and latest[0]:
             self.names[latest[0]] = latest[1]
 
-    def drop_closed(self, keep: int) -> None:
-        """Drop users without an open session, the longest silent first, until at most `keep` users remain."""
+    def drop_closed(self, keep: int) -> Array:
+        """Drop users without an open session, the longest silent first, until at most `keep` users remain.
+
+        Returns the slots that are free now.
+        """
         assert not len(self.changed), "what is not packed yet must not be dropped"
         slots = np.fromiter(self._slots.values(), np.int64, len(self._slots))
         closed = slots[self._arena.due[slots] == NOT_DUE]
         oldest_first = closed[np.argsort(self._arena.heads["event_ms"][closed], kind="stable")]
-        for slot in oldest_first[: max(0, len(slots) - keep)].tolist():
+        dropped: Array = oldest_first[: max(0, len(slots) - keep)]
+        for slot in dropped.tolist():
             self._remove(slot)
         if len(self.names) > NAMES_KEPT:
             latest = set(table.latest_categories(self._arena, np.array(list(self._slots.values()), np.int64)).tolist())
             for code in self.names.keys() - latest:
                 del self.names[code]
             self._hashes.clear()
+        return dropped
 
     def _add(self, key: bytes) -> int:
         if self._unused:

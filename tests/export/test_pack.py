@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -10,10 +11,11 @@ import torch
 from export.__main__ import main
 from export.pack import pack, sha256
 from export.parity import ParityError, session
-from export.to_onnx import INPUTS, OUTPUTS
+from export.to_onnx import INPUTS, OUTPUTS, ROW, STEP_OUTPUTS
 from model.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from model.contract.bundle import FILES, PROVENANCE, Calibration, Contract, check_against, load_bundle
+from model.contract.bundle import FILES, PROVENANCE, STEP, Calibration, Contract, check_against, load_bundle
 from model.contract.errors import FunnelcastError
+from model.contract.pool import Pool, State
 from model.contract.stages import load_funnel
 from model.contract.vocabulary import Vocabulary
 from model.reformer import WEIGHTS, ClickModel, ReformerConfig
@@ -21,6 +23,7 @@ from model.reformer import WEIGHTS, ClickModel, ReformerConfig
 torch.set_num_threads(1)  # small tensors: threads would only wait for each other
 
 TINY = ReformerConfig(dim=16, depth=1, heads=2, hash_buckets=4, window=8, item_hashes=32, category_hashes=200)
+STATE = State(depth=1, heads=2, dim_head=8, rounds=1, hash_buckets=4, window=8)
 
 
 def contract() -> Contract:
@@ -49,19 +52,20 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_a_bundle_comes_back_through_the_contract(tmp_path: Path, checkpoint: Path) -> None:
-    packed, parity = pack(checkpoint, tmp_path / "made" / "bundle")
+    packed, parity, step = pack(checkpoint, tmp_path / "made" / "bundle")
     bundle = load_bundle(tmp_path / "made" / "bundle")
     check_against(bundle, load_funnel())
     assert bundle == packed
-    assert bundle.contract == contract()
+    assert bundle.contract == msgspec.structs.replace(contract(), state=STATE)
     assert (bundle.name, len(bundle.version)) == ("tiny", 12)
     assert parity.positions > 0
-    assert sorted(file.name for file in bundle.path.iterdir()) == sorted((*FILES, PROVENANCE))
+    assert (step.positions > 0, step.longest) == (True, 2000)
+    assert sorted(file.name for file in bundle.path.iterdir()) == sorted((*FILES, STEP, PROVENANCE))
     assert list((tmp_path / "made").iterdir()) == [bundle.path]
 
 
 def test_provenance_names_the_source_and_the_sha256_of_every_file(tmp_path: Path, checkpoint: Path) -> None:
-    bundle, _ = pack(checkpoint, tmp_path / "bundle", name="renamed")
+    bundle, *_ = pack(checkpoint, tmp_path / "bundle", name="renamed")
     told = bundle.provenance
     assert told["name"] == "renamed"
     assert told["data"] == {"fingerprint": "abc"}
@@ -69,23 +73,23 @@ def test_provenance_names_the_source_and_the_sha256_of_every_file(tmp_path: Path
     assert told["metrics"] == {"test": 1.0}
     assert told["model"]["dim"] == 16
     assert {"git_commit", "versions", "parity", "contract_fingerprint"} <= set(told)
-    assert told["files"] == {name: sha256(bundle.path / name) for name in FILES}
+    assert told["files"] == {name: sha256(bundle.path / name) for name in (*FILES, STEP)}
 
 
-def test_the_graph_repeats_the_identity_of_the_bundle(tmp_path: Path, checkpoint: Path) -> None:
-    bundle, _ = pack(checkpoint, tmp_path / "bundle")
-    told = {entry.key: entry.value for entry in onnx.load(bundle.model_path).metadata_props}
-    assert told == {
-        "name": "tiny",
-        "version": bundle.version,
-        "contract_version": "1",
-        "contract_fingerprint": bundle.contract.fingerprint(),
-        "vocabulary_fingerprint": bundle.contract.vocabulary.fingerprint(),
-    }
+def test_both_graphs_repeat_the_identity_of_the_bundle(tmp_path: Path, checkpoint: Path) -> None:
+    bundle, *_ = pack(checkpoint, tmp_path / "bundle")
+    for path in (bundle.model_path, bundle.step_path):
+        assert {entry.key: entry.value for entry in onnx.load(path).metadata_props} == {
+            "name": "tiny",
+            "version": bundle.version,
+            "contract_version": "1",
+            "contract_fingerprint": bundle.contract.fingerprint(),
+            "vocabulary_fingerprint": bundle.contract.vocabulary.fingerprint(),
+        }
 
 
 def test_golden_outputs_are_what_the_graph_gives(tmp_path: Path, checkpoint: Path) -> None:
-    bundle, _ = pack(checkpoint, tmp_path / "bundle")
+    bundle, *_ = pack(checkpoint, tmp_path / "bundle")
     golden = bundle.golden()
     found = session(bundle.model_path.read_bytes()).run(list(OUTPUTS), {name: golden[name] for name in INPUTS})
     real = np.arange(golden["type"].shape[1])[None] < golden["lengths"][:, None]
@@ -93,8 +97,26 @@ def test_golden_outputs_are_what_the_graph_gives(tmp_path: Path, checkpoint: Pat
         np.testing.assert_allclose(array[real], golden[name][real], atol=1e-5)
 
 
-def test_the_same_checkpoint_gives_the_same_graph(tmp_path: Path, checkpoint: Path) -> None:
-    assert pack(checkpoint, tmp_path / "a")[0].model_sha256 == pack(checkpoint, tmp_path / "b")[0].model_sha256
+def test_golden_answers_are_what_the_step_graph_gives_row_by_row(tmp_path: Path, checkpoint: Path) -> None:
+    bundle, *_ = pack(checkpoint, tmp_path / "bundle")
+    assert bundle.contract.state is not None
+    golden, graph = bundle.golden(), session(bundle.step_path.read_bytes())
+    users = len(golden["lengths"])
+    pool = Pool(bundle.contract.state, users)
+    for row in range(golden["lengths"].max()):
+        slot = np.flatnonzero(golden["lengths"] > row)
+        given = {name: golden[name][slot, row] for name in ROW}
+        given |= {"slot": slot, "pool": pool.blocks, "counts": pool.counts}
+        reach, next_type, key, value, ring = graph.run(STEP_OUTPUTS, given)
+        pool.write(ring, key, value)
+        np.testing.assert_allclose(reach, golden["reach"][slot, row], atol=1e-5)
+        np.testing.assert_allclose(next_type, golden["next_type"][slot, row], atol=1e-5)
+    np.testing.assert_array_equal(pool.counts.reshape(users, -1), golden["counts"])
+
+
+def test_the_same_checkpoint_gives_the_same_graphs(tmp_path: Path, checkpoint: Path) -> None:
+    one, other = (pack(checkpoint, tmp_path / name)[0] for name in ("a", "b"))
+    assert one.provenance["files"] == other.provenance["files"]
 
 
 def test_nothing_is_written_when_the_graph_does_not_score_as_torch(tmp_path: Path, checkpoint: Path) -> None:

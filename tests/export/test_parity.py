@@ -72,7 +72,8 @@ def test_names_types_and_dynamic_axes_are_those_of_the_contract(exported: tuple[
         "features": ("tensor(uint8)", ["batch", "length", TINY.features]),
         "lengths": ("tensor(int64)", ["batch"]),
     }
-    assert {value.name: value.type for value in graph.get_outputs()} == dict.fromkeys(OUTPUTS, "tensor(float)")
+    types = {value.name: value.type for value in graph.get_outputs()}
+    assert types == dict.fromkeys((*OUTPUTS, "rings"), "tensor(float)") | {"counts": "tensor(int32)"}
 
 
 def test_the_graph_draws_no_random_numbers(exported: tuple[ClickModel, Path]) -> None:
@@ -127,6 +128,7 @@ def test_a_graph_of_other_weights_is_refused(exported: tuple[ClickModel, Path]) 
 
 def test_a_batch_without_real_rows_scores(exported: tuple[ClickModel, Path]) -> None:
     inputs = random_inputs(TINY, np.array([0]), 16, np.random.default_rng(0))
-    reach, _ = session(exported[1].read_bytes()).run(list(OUTPUTS), inputs)
+    reach, *_, counts = session(exported[1].read_bytes()).run(None, inputs)
     assert np.isfinite(reach).all()
+    assert not counts.any()
     assert reach.shape == expected_outputs(exported[0], inputs)["reach"].shape

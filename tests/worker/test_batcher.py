@@ -3,67 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Executor, Future
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from model.contract.features import WIDTH
 from model.contract.rows import Inputs
-from worker.batcher import Batcher, BatcherClosedError
+from tests.support.hand_loop import HandExecutor, play, settle
+from worker.batcher import Batcher, BatcherClosedError, Limits
 from worker.metrics import Metrics
-from worker.scorer import Scores
+from worker.pieces import Piece, Scores, whole
 
 WAIT_SECONDS = 5.0
-
-
-class JumpingSelector(selectors.SelectSelector):
-    """Instead of sleeping, moves the loop's clock to the next timer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self.now += timeout or 0.0
-        return super().select(None if timeout is None else 0)
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time passes only when there is nothing to do."""
-
-    def __init__(self) -> None:
-        self._jumping = JumpingSelector()
-        super().__init__(self._jumping)
-
-    def time(self) -> float:
-        return self._jumping.now
-
-
-class HandExecutor(Executor):
-    """Runs what was submitted when the test says so."""
-
-    def __init__(self) -> None:
-        self.runs: list[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
-        self.ended = False
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        assert not kwargs
-        self.runs.append((Future(), fn, args))
-        return self.runs[-1][0]
-
-    def finish(self) -> None:
-        future, fn, args = self.runs.pop(0)
-        try:
-            future.set_result(fn(*args))
-        except RuntimeError as error:
-            future.set_exception(error)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self.ended = True
+LEISURE_SECONDS = 1e6  # a latency target that changes nothing
+WAITING_USERS = 1000
 
 
 class FakeScorer:
@@ -73,7 +28,8 @@ class FakeScorer:
         self.batches: list[list[int]] = []
         self.broken = False
 
-    def score(self, requests: Sequence[Inputs]) -> list[Scores]:
+    def run(self, pieces: Sequence[Piece]) -> list[Scores]:
+        requests = [piece.inputs for piece in pieces]
         self.batches.append([int(request.type[0]) for request in requests])
         if self.broken:
             raise RuntimeError("broken network")
@@ -100,7 +56,8 @@ class Bench:
 
     def __init__(self, batch_size: int = 4, wait_seconds: float = WAIT_SECONDS) -> None:
         self.scorer, self.executor, self.metrics = FakeScorer(), HandExecutor(), Metrics()
-        self.batcher = Batcher(self.scorer, batch_size, wait_seconds, self.metrics, self.executor)
+        limits = Limits(batch_size, wait_seconds, WAITING_USERS, LEISURE_SECONDS)
+        self.batcher = Batcher(self.scorer, limits, self.metrics, self.executor)
 
     async def ask(self, name: int, users: int = 1) -> asyncio.Task[Scores]:
         task = asyncio.ensure_future(self.batcher.score(request(name, users)))
@@ -115,16 +72,6 @@ class Bench:
         value = self.metrics.registry.get_sample_value(name)
         assert value is not None
         return value
-
-
-async def settle() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-def play(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(story())
 
 
 def test_a_full_micro_batch_goes_at_once() -> None:
@@ -293,10 +240,99 @@ def test_size_and_wait_of_micro_batches_are_measured() -> None:
 
 def test_many_requests_through_a_real_thread_each_get_their_own_scores() -> None:
     async def story() -> None:
-        batcher = Batcher(FakeScorer(), 8, 0.001, Metrics())
+        batcher = Batcher(FakeScorer(), Limits(8, 0.001, WAITING_USERS, LEISURE_SECONDS), Metrics())
         names = [number % 200 for number in range(500)]
         scores = await asyncio.gather(*(batcher.score(request(name)) for name in names))
         assert [int(one.reach[0, 0, 0]) for one in scores] == names
         await batcher.close()
 
     asyncio.run(story())
+
+
+def rebuild(name: int, rows: int = 1) -> Piece:
+    """A piece that does not go at once."""
+    return replace(whole(request(name, users=rows)), at_once=False)
+
+
+def ask(bench: Bench, *pieces: Piece) -> list[asyncio.Future[Scores]]:
+    return [bench.batcher.submit([piece]) for piece in pieces]
+
+
+def test_what_goes_at_once_overtakes_rebuilds() -> None:
+    async def story() -> None:
+        bench = Bench(batch_size=2, wait_seconds=0.0)
+        ask(bench, rebuild(1, rows=8192), rebuild(2, rows=8192), whole(request(3)), rebuild(4), whole(request(5)))
+        for _ in range(6):
+            await settle()
+            if bench.executor.runs:
+                await bench.finish()
+        assert bench.scorer.batches == [[3, 5], [1], [2], [4]]
+
+    play(story)
+
+
+def test_a_rebuild_never_overtakes_what_goes_at_once_and_came_before() -> None:
+    async def story() -> None:
+        bench = Bench(batch_size=1, wait_seconds=0.0)
+        ask(bench, whole(request(1)), whole(request(2)), rebuild(3), whole(request(4)), whole(request(5)))
+        await settle()
+        while bench.executor.runs:
+            await bench.finish()
+        order = [name for batch in bench.scorer.batches for name in batch]
+        assert order.index(3) == 2
+        assert order == [1, 2, 3, 4, 5]
+
+    play(story)
+
+
+def test_a_run_of_rebuilds_holds_a_bounded_number_of_rows() -> None:
+    async def story() -> None:
+        bench = Bench(wait_seconds=0.0)
+        ask(bench, *[rebuild(name, rows=3000) for name in range(1, 8)])
+        await settle()
+        while bench.executor.runs:
+            await bench.finish()
+        assert bench.scorer.batches == [[1, 2, 3], [4, 5, 6], [7]]
+        assert bench.value("funnelcast_hot_state_rebuild_seconds_count") == 3
+
+    play(story)
+
+
+def test_a_full_queue_has_no_room_until_a_run_takes_from_it() -> None:
+    async def story() -> None:
+        bench = Bench(batch_size=1)
+        ask(bench, whole(request(0)))
+        await settle()  # the network is busy
+        ask(bench, whole(request(1, users=WAITING_USERS)))
+        assert not bench.batcher.has_room
+        waiting = asyncio.ensure_future(bench.batcher.room())
+        await settle()
+        assert not waiting.done()
+        assert bench.value("funnelcast_batch_waiting_users") == WAITING_USERS
+        await bench.finish()
+        assert waiting.done()
+        assert bench.batcher.has_room
+
+    play(story)
+
+
+def test_the_outcome_of_a_piece_is_told_before_its_scores_are_and_so_is_its_cancellation() -> None:
+    async def story() -> None:
+        bench, told = Bench(batch_size=2), list[tuple[int, bool]]()
+        pieces = [
+            replace(whole(request(name)), done=lambda scores, name=name: told.append((name, scores is not None)))
+            for name in (1, 2, 3)
+        ]
+        cancelled, *_ = ask(bench, *pieces)
+        await settle()
+        cancelled.cancel()
+        await settle()
+        await bench.finish()
+        ask(bench, whole(request(4)))
+        await settle()
+        assert told == [(1, True), (2, True)]  # it was already with the network
+        bench.scorer.broken = True
+        await bench.finish()
+        assert told[2:] == [(3, False)]
+
+    play(story)

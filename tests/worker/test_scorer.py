@@ -116,7 +116,7 @@ def write_bundle(folder: Path, spoil: float = 0.0) -> Bundle:
     (folder / CALIBRATION).write_bytes(to_json(calibration))
     unverified = Bundle(folder, contract, calibration, {})
     feed = pad(make_inputs([5, 32, 9], seed=9), [0, 1, 2], 32, contract.vocabulary)
-    reach, next_type = open_session(unverified, 1).run(OUTPUTS, feed)
+    reach, next_type = open_session(unverified.model_path, 1).run(OUTPUTS, feed)
     np.savez(folder / GOLDEN, allow_pickle=False, **feed, reach=reach + np.float32(spoil), next_type=next_type)
     files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
     (folder / PROVENANCE).write_bytes(to_json({"name": "tiny", "version": "1", "files": files}))
@@ -159,7 +159,7 @@ def test_scores_are_calibrated_probabilities_of_the_wanted_rows(bundle: Bundle, 
     assert scores.reach.dtype == scores.next_type.dtype == np.float32
     assert not scores.degraded.any()
     np.testing.assert_allclose(scores.next_type.sum(axis=1), 1, rtol=1e-6)
-    session = open_session(bundle, 1)
+    session = open_session(bundle.model_path, 1)
     for row, (user, position) in enumerate(zip(inputs.owner.tolist(), inputs.position.tolist(), strict=True)):
         feed = pad(inputs, [user], 128, bundle.contract.vocabulary)
         reach, next_type = session.run(OUTPUTS, feed)
@@ -222,7 +222,7 @@ class SpoiledSession:
     """Runs a session, and fails or spoils the runs that the test names."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self.session = open_session(bundle, 1)
+        self.session = open_session(bundle.model_path, 1)
         self.shapes: list[tuple[int, int]] = []
         self.most_users = 1 << 30
         self.poisoned: int | None = None  # the number of rows of the user that no run survives

@@ -15,6 +15,7 @@ from model.contract.bundle import (
     GOLDEN,
     MODEL,
     PROVENANCE,
+    STEP,
     Calibration,
     Contract,
     check_against,
@@ -26,10 +27,12 @@ from model.contract.bundle import (
 from model.contract.errors import BundleError
 from model.contract.events import ClickEvent
 from model.contract.features import WIDTH
+from model.contract.pool import State
 from model.contract.sequence import Sequences, default_rules
 from model.contract.stages import Funnel, load_funnel
 from model.contract.vocabulary import Vocabulary
 
+STATE = State(depth=2, heads=4, dim_head=16, rounds=1, hash_buckets=8, window=16)
 RATES = [[0.1] * 6, [0.2] * 6]
 
 
@@ -41,10 +44,11 @@ def write(folder: Path, contract: Contract | bytes, calibration: Calibration | N
     """A bundle without a real graph."""
     folder.mkdir(exist_ok=True)
     (folder / MODEL).write_bytes(b"a graph")
+    (folder / STEP).write_bytes(b"a step")
     (folder / CONTRACT).write_bytes(contract if isinstance(contract, bytes) else to_json(contract))
     (folder / CALIBRATION).write_bytes(to_json(calibration or Calibration([[1.0] * 6] * 2, [[0.0] * 6] * 2)))
     np.savez(folder / GOLDEN, lengths=np.array([3]))
-    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
+    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (*FILES, STEP)}
     (folder / PROVENANCE).write_bytes(to_json({"name": "small", "version": "7", "files": files, "seed": 1}))
     return folder
 
@@ -56,6 +60,25 @@ def test_a_written_bundle_loads_with_its_identity(tmp_path: Path) -> None:
     assert bundle.model_path.read_bytes() == b"a graph"
     assert bundle.contract == contract()
     assert bundle.golden()["lengths"].tolist() == [3]
+
+
+def test_a_bundle_with_a_state_has_a_step_graph_undamaged(tmp_path: Path) -> None:
+    folder = write(tmp_path / "bundle", contract(state=STATE))
+    assert load_bundle(folder).contract.state == STATE
+    assert load_bundle(folder).step_path.read_bytes() == b"a step"
+    (folder / STEP).write_bytes(b"another")
+    with pytest.raises(BundleError, match=r"step\.onnx has sha256 .* says"):
+        load_bundle(folder)
+    (folder / STEP).unlink()
+    with pytest.raises(BundleError, match=r"no readable step\.onnx"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize("change", [{"window": 32}, {"rounds": 0}, {"heads": -4}])
+def test_a_state_that_cannot_be_laid_out_is_refused(tmp_path: Path, change: dict[str, int]) -> None:
+    folder = write(tmp_path, contract(state=msgspec.structs.replace(STATE, **change)))
+    with pytest.raises(BundleError, match=r"has a state of .* sizes of at least 1 and a window of 16; export"):
+        load_bundle(folder)
 
 
 @pytest.mark.parametrize("name", [*FILES, PROVENANCE])

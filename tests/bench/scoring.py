@@ -1,0 +1,236 @@
+"""Events/s of scoring on one thread: hot state next to what else would do it; the last line is one JSON object.
+
+Hot state, cached keys and LSTM score one new row per user from a pool of states: gather and scatter included, slots
+drawn at random from a pool too large for the processor's caches. The others score a user's whole sequence again for
+each new row. All have the row embedding and heads of the shipped model; decode, fold, padding and calibration are in
+none. Times are CPU time of this process; systems take turns in every round, so that a ratio is of one moment.
+
+    python tests/bench/scoring.py [--rounds 5] [--seconds 0.2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from scoring_rivals import HIDDEN, LAYERS, LSTM_OUTPUTS, export_full_attention, export_lstm, library_reformer  # noqa: E402
+
+from export.parity import Arrays, random_inputs, session  # noqa: E402
+from export.step import state_of  # noqa: E402
+from export.to_onnx import INPUTS, ROW, STEP_OUTPUTS, export_onnx, export_step  # noqa: E402
+from model.contract.bundle import MODEL, SHIPPED, STEP  # noqa: E402
+from model.contract.pool import Pool  # noqa: E402
+from model.reformer import TIERS, ClickModel, ReformerConfig, Rows, load_config  # noqa: E402
+
+LENGTHS = (64, 512, 2048)
+BATCHES = (1, 8, 32, 128, 512)
+POOL_BYTES = 256 << 20
+INCLUDES = {
+    "hot_state": "step.onnx of the shipped bundle: pool gather, graph, scatter",
+    "hot_state_base": "the same of tier base, random weights",
+    "lstm": f"{LAYERS} layers of {HIDDEN} in onnxruntime: state gather, graph, scatter",
+    "full_attention_cached": "the step graph with one ring of L keys and values: gather, graph, scatter",
+    "whole_sequence": "model.onnx of the shipped bundle, its final state included",
+    "full_attention": "whole sequences, the same fused weights and runtime",
+    "library_reformer": "reformer-pytorch's own LSH attention in torch, the same rounds, chunks of 32",
+}
+
+
+class Case(NamedTuple):
+    """One thing to measure: `run` scores `batch` new events of users with `length` rows."""
+
+    system: str
+    length: int | None  # None: does not depend on it
+    batch: int
+    run: Callable[[], Any]
+
+
+def steps(system: str, graph: Path, pool: Pool, length: int | None, batches: tuple[int, ...]) -> Iterator[Case]:
+    """Yield the step graph at several micro-batches over a filled pool."""
+    opened, rng = session(graph.read_bytes()), np.random.default_rng(1)
+    rows = one_row_each(max(batches))
+    for batch in batches:
+
+        def run(batch: int = batch) -> None:
+            given = {name: rows[name][:batch] for name in ROW} | {"slot": rng.integers(0, pool.slots // batch, batch)}
+            given["slot"] += np.arange(batch) * (pool.slots // batch)  # distinct
+            outputs = opened.run(STEP_OUTPUTS, given | {"pool": pool.blocks, "counts": pool.counts})
+            pool.write(outputs[4], outputs[2], outputs[3])
+
+        yield Case(system, length, batch, run)
+
+
+def lstm_steps(graph: Path, batches: tuple[int, ...]) -> Iterator[Case]:
+    opened, rng = session(graph.read_bytes()), np.random.default_rng(1)
+    rows = one_row_each(max(batches))
+    state = np.zeros((POOL_BYTES // (2 * LAYERS * HIDDEN * 4), 2 * LAYERS, HIDDEN), np.float32)
+    state[:] = rng.standard_normal(state.shape[1:])
+    for batch in batches:
+
+        def run(batch: int = batch) -> None:
+            slots = rng.integers(0, len(state) // batch, batch) + np.arange(batch) * (len(state) // batch)
+            given = {name: rows[name][:batch] for name in ROW}
+            state[slots] = opened.run(LSTM_OUTPUTS, given | {"slot": slots, "state": state})[2]
+
+        yield Case("lstm", None, batch, run)
+
+
+def whole(system: str, graph: Path, length: int) -> Case:
+    """Return the scoring of whole sequences, a few users at a time."""
+    opened, batch = session(graph.read_bytes()), max(1, 2048 // length)
+    drawn = random_inputs(ReformerConfig(), np.full(batch, length), length, np.random.default_rng(2))
+    inputs = {value.name: drawn[value.name] for value in opened.get_inputs()}
+    return Case(system, length, batch, lambda: opened.run(None, inputs))
+
+
+def library(model: ClickModel, length: int) -> Case:
+    batch = max(1, 2048 // length)
+    inputs = random_inputs(ReformerConfig(), np.full(batch, length), length, np.random.default_rng(2))
+    rows = Rows(*(torch.from_numpy(inputs[name]) for name in INPUTS))
+
+    def run() -> None:
+        with torch.no_grad():
+            model(rows)
+
+    return Case("library_reformer", length, batch, run)
+
+
+def filled(graph: Path, config: ReformerConfig, length: int) -> Pool:
+    """Return a pool of users with `length` rows, rebuilt by the whole-sequence graph."""
+    pool = empty(config)
+    few = random_inputs(config, np.full(4, length), length, np.random.default_rng(3))
+    rings, counts = session(graph.read_bytes()).run(["rings", "counts"], few)
+    for first in range(0, pool.slots - 3, 4):
+        pool.load(np.arange(first, first + 4), rings, counts)
+    return pool
+
+
+def empty(config: ReformerConfig) -> Pool:
+    state = state_of(config)
+    return Pool(state, max(128, POOL_BYTES // state.bytes))
+
+
+def one_row_each(users: int) -> Arrays:
+    inputs = random_inputs(ReformerConfig(), np.ones(users, int), 1, np.random.default_rng(4))
+    return {name: inputs[name][:, 0].copy() for name in ROW}
+
+
+def cases(folder: Path) -> Iterator[Case]:
+    """Yield everything that is measured; models and pools live as long as their cases."""
+    torch.manual_seed(0)
+    small, base = load_config(SHIPPED / "checkpoint"), TIERS["base"]
+    export_lstm(small, folder / "lstm.onnx")
+    yield from lstm_steps(folder / "lstm.onnx", BATCHES)
+    model = ClickModel(base).eval()
+    export_onnx(model, folder / "base.onnx")
+    export_step(model, folder / "base_step.onnx")
+    pool = filled(folder / "base.onnx", base, 512)
+    yield from steps("hot_state_base", folder / "base_step.onnx", pool, 512, (1, 32, 128))
+    export_full_attention(small, folder / "full.onnx")
+    for length in LENGTHS:
+        pool = filled(SHIPPED / MODEL, small, length)
+        yield from steps("hot_state", SHIPPED / STEP, pool, length, BATCHES)
+        yield whole("whole_sequence", SHIPPED / MODEL, length)
+        yield whole("full_attention", folder / "full.onnx", length)
+        yield library(library_reformer(small), length)
+        cached = msgspec.structs.replace(small, hash_buckets=1, window=length)
+        export_step(ClickModel(cached).eval(), folder / f"cached{length}.onnx")
+        pool = empty(cached)
+        pool.kv[:], pool.counts[:] = 0.1, length
+        yield from steps("full_attention_cached", folder / f"cached{length}.onnx", pool, length, (1, 32, 128))
+
+
+def rate(case: Case, seconds: float) -> float:
+    """Return events per second of CPU time: the median call of about `seconds`, at least three."""
+    spent: list[float] = []
+    case.run()
+    while len(spent) < 3 or sum(spent) < seconds:
+        start = time.process_time()
+        case.run()
+        spent.append(time.process_time() - start)
+    return case.batch / statistics.median(spent)
+
+
+def ratios(rates: list[dict[tuple[str, int | None, int], float]]) -> dict[str, float]:
+    """Return medians over the rounds of ratios taken within each round, each system at its best micro-batch."""
+
+    def best(found: dict[tuple[str, int | None, int], float], system: str, length: int | None) -> float:
+        return max(value for key, value in found.items() if key[:2] == (system, length))
+
+    pairs = {
+        f"hot_state_to_{other}_{length}": (("hot_state", length), (other, length))
+        for other in ("whole_sequence", "full_attention", "full_attention_cached", "library_reformer")
+        for length in LENGTHS
+    }
+    pairs["hot_state_to_lstm"] = ("hot_state", 512), ("lstm", None)
+    pairs["hot_state_base_to_lstm"] = ("hot_state_base", 512), ("lstm", None)
+    pairs["hot_state_512_to_2048"] = ("hot_state", 512), ("hot_state", 2048)
+    return {
+        name: round(statistics.median(best(found, *one) / best(found, *other) for found in rates), 2)
+        for name, (one, other) in pairs.items()
+    }
+
+
+def machine_seconds() -> float:
+    """Return CPU seconds that the whole machine has spent."""
+    fields = Path("/proc/stat").read_text().split("\n")[0].split()[1:]
+    busy = sum(int(field) for field in fields[:8]) - int(fields[3]) - int(fields[4])
+    return busy / os.sysconf("SC_CLK_TCK")
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().split("\n")
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each system, in turn (default 5)")
+    parser.add_argument("--seconds", type=float, default=0.2, help="CPU time of one measurement (default 0.2)")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rates: list[dict[tuple[str, int | None, int], float]] = []
+    with tempfile.TemporaryDirectory(prefix="funnelcast-bench-") as folder:
+        every = list(cases(Path(folder)))
+        started, spent, machine = time.monotonic(), time.process_time(), machine_seconds()
+        for number in range(args.rounds):
+            rates.append({case[:3]: rate(case, args.seconds) for case in every})
+            print(f"round {number + 1} of {args.rounds}, {time.monotonic() - started:.0f} s", flush=True)
+        others = machine_seconds() - machine - (time.process_time() - spent)
+    report: dict[str, Any] = {name: {"includes": text, "figures": []} for name, text in INCLUDES.items()}
+    for system, length, batch in rates[0]:
+        found = sorted(one[system, length, batch] for one in rates)
+        report[system]["figures"].append({
+            "history": length, "batch": batch, "events_per_second": round(statistics.median(found)),
+            "events_per_second_min_max": [round(found[0]), round(found[-1])],
+            "microseconds_per_event": round(1e6 / statistics.median(found), 2),
+        })  # fmt: skip
+        print(system, report[system]["figures"][-1])
+    report["ratios"] = ratios(rates)
+    report["machine"] = {
+        "processor": processor(), "cpus": os.cpu_count(), "threads_used": 1, "rounds": args.rounds,
+        "cpus_used_by_others": round(others / (time.monotonic() - started), 2), "python": platform.python_version(),
+        **{name: version(name) for name in ("onnxruntime", "torch", "reformer-pytorch", "numpy", "numba")},
+    }  # fmt: skip
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

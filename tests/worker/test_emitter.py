@@ -1,0 +1,136 @@
+"""A full queue for the network pauses fetching: the writers wait, their queues fill, and the agent waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from faust.types import TP
+
+from model.contract.sequence import default_rules
+from tests.support.hand_loop import HandExecutor, play, settle
+from worker.batcher import Batcher, Limits
+from worker.decode import Bounds
+from worker.emitter import Delivery, Emitter, PartitionWriter
+from worker.metrics import Metrics
+from worker.partition import Partition, Rooms, Topics
+from worker.pieces import Piece, Scores
+from worker.policy import load_policy
+from worker.records import NO_MODEL, Encoder, Source
+
+TRANSACTION_CHUNKS = 2
+PLACE = TP("clicks", 0)
+
+
+class Producer:
+    """Acknowledges everything at once; remembers the commits."""
+
+    def __init__(self) -> None:
+        self.offsets: list[int] = []
+
+    async def begin_transaction(self) -> None: ...
+
+    async def commit_transaction(self) -> None: ...
+
+    def create_batch(self) -> Any:
+        return SimpleNamespace(append=lambda **record: record)
+
+    async def send_batch(self, batch: Any, topic: str, partition: int) -> asyncio.Future[Any]:
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(SimpleNamespace(offset=0))
+        return done
+
+    async def send_offsets_to_transaction(self, offsets: dict[Any, int], group: str) -> None:
+        self.offsets += offsets.values()
+
+    async def stop(self) -> None: ...
+
+
+class Deliveries(Delivery):
+    """Hands out the fake producer."""
+
+    def producer(self, tp: TP) -> Any:
+        return Producer()
+
+
+class Table:
+    """An empty table that forgets what is written."""
+
+    def read(self, partition: int, key: bytes) -> bytes | None:
+        return None
+
+    def scan(self, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        return iter(())
+
+    def write(self, partition: int, changes: Any, last: int | None) -> None: ...
+
+
+class Network:
+    """Answers zeros."""
+
+    def run(self, pieces: Sequence[Piece]) -> list[Scores]:
+        sizes = [len(piece.rows) for piece in pieces]
+        return [Scores(np.zeros((n, 2, 6), "f4"), np.zeros((n, 20), "f4"), np.zeros(n, bool)) for n in sizes]
+
+
+class Chunk:
+    """One fetched chunk: a click of a new user."""
+
+    def __init__(self, number: int) -> None:
+        value = b'{"user_id":"u%d","event":"click","timestamp":%d}' % (number, 1_700_000_000_000 + number)
+        key, timestamp = b"u%d" % number, 1_700_000_000_000
+        self.value = [SimpleNamespace(key=key, value=value, offset=number, timestamp=timestamp, headers=())]
+        self.message = SimpleNamespace(tp=PLACE, generation_id=1, sequence=number, offset=number)
+        self.acked = False
+
+    def ack(self) -> None:
+        self.acked = True
+
+
+def make_writer(batcher: Batcher, metrics: Metrics) -> PartitionWriter:
+    rooms = Rooms(
+        default_rules(),
+        Bounds(),
+        load_policy(None, "salt"),
+        lambda partition: Encoder(Source("app", "clicks", partition), NO_MODEL),
+        Topics("probabilities", "triggers", "dead", "late"),
+        metrics,
+    )
+    table: Any = Table()
+    delivery = Deliveries(["nowhere:1"], "app", "changelog", TRANSACTION_CHUNKS)
+    return PartitionWriter(PLACE, Partition(0, table, rooms), delivery, batcher, table, metrics)
+
+
+def test_when_the_network_cannot_follow_the_agent_waits_and_nothing_is_lost() -> None:
+    async def story() -> None:
+        executor, metrics = HandExecutor(), Metrics()
+        batcher = Batcher(Network(), Limits(1, 0.0, waiting_users=1, target_seconds=1e6), metrics, executor)
+        emitter = Emitter(SimpleNamespace(consumer_generation_id=1), lambda tp: make_writer(batcher, metrics), metrics)
+        emitter.writers = {PLACE: make_writer(batcher, metrics)}
+        emitter.start()
+        chunks = [Chunk(number) for number in range(12)]
+
+        async def agent() -> None:
+            for chunk in chunks:
+                await emitter.submit(chunk)
+
+        fetching = asyncio.ensure_future(agent())
+        for _ in range(5):
+            await settle()
+        assert not fetching.done()
+        assert emitter.writers[PLACE].queue.full()
+        assert not any(chunk.acked for chunk in chunks)
+        while not all(chunk.acked for chunk in chunks):
+            if executor.runs:
+                executor.finish()
+            await settle()
+        assert fetching.done()
+        producer: Any = emitter.writers[PLACE].producer
+        assert producer.offsets == sorted(producer.offsets)
+        assert producer.offsets[-1] == 12
+        await emitter.close()
+
+    play(story)

@@ -1,0 +1,40 @@
+"""Micro-batches are as large and wait as long as configured, less where the latency target would not be kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker.pace import SHARE, Pace
+
+
+def test_before_anything_is_measured_the_configured_size_and_wait_hold() -> None:
+    pace = Pace(size=64, wait_seconds=0.005, target_seconds=0.1)
+    assert (pace.size(), pace.wait_seconds(64)) == (64, 0.005)
+
+
+def test_a_fast_network_changes_nothing() -> None:
+    pace = Pace(size=64, wait_seconds=0.005, target_seconds=0.1)
+    pace.ran(64, 64 * 20e-6)
+    assert (pace.size(), pace.wait_seconds(64)) == (64, 0.005)
+
+
+def test_a_slow_network_gets_small_micro_batches_at_once() -> None:
+    pace = Pace(size=64, wait_seconds=0.005, target_seconds=0.1)
+    pace.ran(10, 10 * 0.003)
+    assert pace.size() == int(SHARE * 0.1 / 2 / 0.003)
+    assert pace.wait_seconds(9) == pytest.approx(0.003)
+    assert pace.wait_seconds(10) == 0
+
+
+def test_a_run_is_never_empty() -> None:
+    pace = Pace(size=64, wait_seconds=0.005, target_seconds=0.001)
+    pace.ran(1, 2.0)
+    assert (pace.size(), pace.wait_seconds(1)) == (1, 0)
+
+
+def test_the_pace_follows_a_change_of_the_service_time() -> None:
+    pace = Pace(size=1000, wait_seconds=0.0, target_seconds=0.1)
+    pace.ran(10, 10 * 0.010)
+    for _ in range(60):
+        pace.ran(10, 10 * 0.001)
+    assert pace.size() == pytest.approx(SHARE * 0.1 / 2 / 0.001, abs=1)

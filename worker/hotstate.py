@@ -1,0 +1,187 @@
+"""Hot state: a block of rows in, pieces for the network out: steps for users whose state is in the pool, else rebuilds.
+
+This is the directory of the pool, as of the blocks submitted so far; the scorer's thread follows in the same order. It
+is a cache: whatever it forgets is rebuilt from the rows of the sequence, and the scores are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from model.contract.rows import Wanted, bases
+from model.contract.sequence import Block, Sequences
+from worker.metrics import Metrics
+from worker.pieces import NOT_KEPT, Piece, Places, Scores
+
+Array: TypeAlias = npt.NDArray[Any]
+
+FEW_ROWS = 16  # fed row by row these cost less than a whole sequence of the shortest length class
+REBUILD_ROWS = 2048  # rows of a piece that rebuilds, so that others wait for 10 to 20 ms at most
+
+
+class HotState:
+    """The directory of the pool, shared by the partitions of the worker; lives on the event loop."""
+
+    def __init__(self, slots: int, slot_bytes: int, metrics: Metrics) -> None:
+        self._slot_bytes, self._metrics = slot_bytes, metrics
+        self.ticket = np.zeros(slots, np.int64)  # whose stay it is, 0 if unused
+        self.rows = np.zeros(slots, np.int64)  # rows that the state holds when all that is planned has run
+        self.used = np.zeros(slots, np.int64)  # when it was planned last, 0 if unused
+        self.pending = np.zeros(slots, np.int32)  # pieces that must run before one that goes at once
+        self._tickets = self._clock = 0
+
+    def now(self) -> int:
+        """Count the plans."""
+        self._clock += 1
+        return self._clock
+
+    def take(self, count: int, now: int) -> tuple[Array, Array]:
+        """Give unused slots, then those used least recently, to new stays; fewer if this plan uses too many."""
+        able = np.flatnonzero((self.pending == 0) & (self.used < now)) if count else self.used[:0]
+        if count < len(able):
+            able = able[np.argpartition(self.used[able], count - 1)[:count]]
+        self._metrics.hot_state_evictions.inc(int((self.ticket[able] != 0).sum()))
+        tickets = np.arange(self._tickets + 1, self._tickets + 1 + len(able))
+        self._tickets += len(able)
+        self.ticket[able], self.used[able] = tickets, now
+        return able, tickets
+
+    def drop(self, slots: Array) -> None:
+        """Forget the users of some slots; what they still have in flight runs to its end."""
+        self.ticket[slots] = self.used[slots] = 0
+
+    def wipe(self) -> None:
+        """Forget all users."""
+        self.drop(np.arange(len(self.ticket)))
+
+    def ran(self, places: Places, owner: Array, waited: bool, scores: Scores | None) -> None:
+        """Learn that a piece has run, or failed: users without a score lose their state."""
+        kept = places.slot != NOT_KEPT
+        if waited:
+            self.pending[places.slot[kept]] -= 1
+        failed = kept.copy()
+        if scores is not None:
+            failed[:] = False
+            failed[owner[scores.degraded]] = True
+            failed &= kept
+        slots = places.slot[failed]
+        self.drop(slots[self.ticket[slots] == places.ticket[failed]])
+
+    def count(self, hits: int, misses: int) -> None:
+        """Count the users of a plan, and the memory in use."""
+        self._metrics.hot_state_hits.inc(hits)
+        self._metrics.hot_state_misses.inc(misses)
+        self._metrics.hot_state_bytes.set(int((self.ticket != 0).sum()) * self._slot_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A block's users, and where their state is."""
+
+    wanted: Wanted
+    places: Places
+    steps: npt.NDArray[np.bool_]  # (U,)
+    at_once: npt.NDArray[np.bool_]  # (U,)
+
+
+class UserStates:
+    """The hot state of one partition's users."""
+
+    def __init__(self, hot: HotState) -> None:
+        self._hot = hot
+        self._slot = np.zeros(0, np.int64)  # by the user's slot among the sequences
+        self._ticket = np.zeros(0, np.int64)
+
+    def plan(self, sequences: Sequences, block: Block) -> list[Piece]:
+        """Divide the newest block into pieces, to be submitted before the next plan."""
+        return list(self._pieces(sequences, self._asked(sequences.wanted(block))))
+
+    def drop(self, users: Array) -> None:
+        """Forget some users, by their slots among the sequences."""
+        self._grow(int(users.max(initial=-1)) + 1)
+        self._hot.drop(self._slot[users][self._stays(users)])
+
+    def close(self) -> None:
+        """Forget all users of the partition."""
+        self.drop(np.arange(len(self._slot)))
+
+    def _grow(self, users: int) -> None:
+        if users > len(self._slot):
+            more = np.zeros(max(users, 2 * len(self._slot)) - len(self._slot), np.int64)
+            self._slot, self._ticket = np.concatenate([self._slot, more]), np.concatenate([self._ticket, more])
+
+    def _stays(self, users: Array) -> npt.NDArray[np.bool_]:
+        ticket = self._ticket[users]
+        return np.asarray((ticket != 0) & (self._hot.ticket[self._slot[users]] == ticket))
+
+    def _asked(self, wanted: Wanted) -> Asked:
+        """Find or assign the users' slots; afterwards the directory is as if the block had run."""
+        hot, users, now = self._hot, wanted.slot, self._hot.now()
+        self._grow(int(users.max(initial=-1)) + 1)
+        stays = self._stays(users)
+        slot, ticket = np.where(stays, self._slot[users], NOT_KEPT), self._ticket[users]
+        since = hot.rows[slot]
+        # The state goes on if the first new row is its next one (a late insert comes before it) and the base stays.
+        hit = stays & (since == first_rows(wanted)) & (bases(since - 1) == wanted.begin)
+        hot.drop(slot[stays & ~hit])
+        hot.used[slot[hit]] = now
+        miss = np.flatnonzero(~hit)
+        slot[miss] = NOT_KEPT
+        taken, tickets = hot.take(len(miss), now)
+        given = miss[: len(taken)]
+        slot[given], ticket[given] = taken, tickets
+        self._slot[users[given]], self._ticket[users[given]] = taken, tickets
+        kept = slot != NOT_KEPT
+        begin = np.where(hit, since, wanted.begin)
+        steps = kept & cheaper_by_steps(wanted.end - begin, begin - wanted.begin)
+        begin = np.where(steps, begin, wanted.begin)
+        at_once = steps & (hot.pending[slot] == 0)
+        hot.rows[slot[kept]] = wanted.end[kept]
+        hot.pending[slot[kept & ~at_once]] += 1
+        hot.count(len(users) - len(miss), len(miss))
+        return Asked(wanted._replace(begin=begin), Places(slot, ticket, wanted.end), steps, at_once)
+
+    def _pieces(self, sequences: Sequences, asked: Asked) -> Iterator[Piece]:
+        """One piece that goes at once, rebuilds of a bounded number of rows each, one that follows earlier rebuilds."""
+        if asked.at_once.all():
+            yield self._piece(sequences, asked, np.arange(len(asked.at_once)), np.arange(len(asked.wanted.row)))
+            return
+        lengths = asked.wanted.end - asked.wanted.begin
+        rebuilt = np.flatnonzero(~asked.steps)
+        rebuilt = rebuilt[np.argsort(lengths[rebuilt], kind="stable")]
+        number = np.zeros(len(lengths), np.int64)  # of the user's piece
+        number[rebuilt] = 1 + np.cumsum(lengths[rebuilt]) // REBUILD_ROWS
+        number[asked.steps & ~asked.at_once] = number.max(initial=0) + 1
+        of_row = number[asked.wanted.owner]
+        by_piece = np.argsort(of_row, kind="stable")
+        for piece in np.unique(number).tolist():
+            users = np.flatnonzero(number == piece)
+            low, high = np.searchsorted(of_row[by_piece], [piece, piece + 1])
+            yield self._piece(sequences, asked, users, by_piece[low:high])
+
+    def _piece(self, sequences: Sequences, asked: Asked, users: Array, rows: Array) -> Piece:
+        """Ask for some users (ascending) and their rows; all step or none does, and all go at once or none."""
+        wanted, places = asked.wanted, Places(*(column[users] for column in asked.places))
+        owner = np.searchsorted(users, wanted.owner[rows])
+        part = Wanted(wanted.slot[users], wanted.begin[users], wanted.end[users], owner, wanted.row[rows])
+        steps, at_once = bool(asked.steps[users[0]]), bool(asked.at_once[users[0]])
+        done = partial(self._hot.ran, places, owner, not at_once)
+        return Piece(sequences.gather(part), rows, places, steps, at_once, done)
+
+
+def cheaper_by_steps(new: Array, held: Array) -> npt.NDArray[np.bool_]:
+    """Tell which users (U,) to feed row by row: few new rows, or fewer than the state holds already."""
+    return np.asarray((new <= FEW_ROWS) | (new < held))
+
+
+def first_rows(wanted: Wanted) -> Array:
+    """Return the lowest wanted row of each user (U,)."""
+    first = wanted.end.copy()
+    np.minimum.at(first, wanted.owner, wanted.row)
+    return first
