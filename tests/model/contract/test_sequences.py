@@ -70,6 +70,18 @@ def test_inputs_begin_at_the_base_of_the_users_last_row() -> None:
     assert max(lengths.values()) == RING - 1
 
 
+def test_only_the_rows_that_are_asked_for_are_gathered() -> None:
+    sequences = Sequences(default_rules())
+    events = [ClickEvent(user, "click", NOON + n * 1000, f"i{n}") for n in range(20) for user in ("u", "v")]
+    block = next(sequences.fold(sequences.columns(events, [event.user_id.encode() for event in events])))
+    wanted, everything = sequences.wanted(block), sequences.inputs(block)
+    newest = sequences.gather(wanted._replace(begin=wanted.end - (1, 3)))
+    assert newest.lengths.tolist() == [1, 3]
+    assert newest.item.tolist() == [*everything.item[19:20], *everything.item[37:40]]
+    assert newest.features.tolist() == everything.features[[19, 37, 38, 39]].tolist()
+    assert newest.position[-2:].tolist() == [0, 2]
+
+
 def test_a_block_ends_before_a_late_row_would_change_one_of_its_answers() -> None:
     sequences = Sequences(default_rules())
     events = [ClickEvent("u", "click", NOON + ms) for ms in (0, 2000, 1000, 3000)]
@@ -121,7 +133,8 @@ def test_the_longest_silent_user_is_dropped_first() -> None:
     worker.fold([ClickEvent(user, "click", NOON + n) for n, user in enumerate("bcad")])
     worker.close_due(NOON * 2)
     worker.commit()
-    worker.sequences.drop_closed(keep=2)
+    slots = worker.sequences.slots_of([b"b", b"c"])
+    assert worker.sequences.drop_closed(keep=2).tolist() == slots.tolist()
     assert [key in worker.sequences for key in (b"b", b"c", b"a", b"d")] == [False, False, True, True]
 
 
