@@ -15,6 +15,7 @@ from model.contract.bundle import Bundle
 from model.contract.sequence import Rules
 from worker import transport
 from worker.batcher import Batcher
+from worker.broker import client_options, tls_context
 from worker.decode import Bounds
 from worker.emitter import EXIT_FATAL, Delivery, Emitter, PartitionWriter
 from worker.health import Health
@@ -51,7 +52,11 @@ def make_service(
     batcher = Batcher(scorer, settings.batch_size, settings.batch_wait_seconds, metrics) if scorer is not None else None
     rooms = _rooms(settings, rules, bundle, metrics)
     delivery = Delivery(
-        settings.broker.split(","), settings.app_id, table.changelog_topic_name, settings.transaction_chunks
+        settings.broker.split(","),
+        settings.app_id,
+        table.changelog_topic_name,
+        settings.transaction_chunks,
+        client_options=client_options(settings),
     )
 
     def make_writer(tp: TP) -> PartitionWriter:
@@ -81,6 +86,7 @@ def _faust_app(settings: Settings) -> faust.App:
     return faust.App(
         settings.app_id,
         broker=[f"kafka://{broker}" for broker in settings.broker.split(",")],
+        broker_credentials=_credentials(settings),
         store=f"{settings.store}://",
         datadir=settings.state_dir,
         Table=SequenceTable,
@@ -101,6 +107,18 @@ def _faust_app(settings: Settings) -> faust.App:
         stream_wait_empty=True,
         worker_redirect_stdouts=False,
     )
+
+
+def _credentials(settings: Settings) -> faust.types.auth.CredentialsT | None:
+    context = tls_context(settings)
+    if settings.security_protocol.startswith("SASL_"):
+        return faust.SASLCredentials(
+            username=settings.sasl_username,
+            password=settings.sasl_password.get_secret_value(),
+            ssl_context=context,
+            mechanism=settings.sasl_mechanism,
+        )
+    return None if context is None else faust.SSLCredentials(context)
 
 
 def _rooms(settings: Settings, rules: Rules, bundle: Bundle | None, metrics: Metrics) -> Rooms:
