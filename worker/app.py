@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,8 @@ from worker.emitter import EXIT_FATAL, Delivery, Emitter, PartitionWriter
 from worker.health import Health
 from worker.metrics import Metrics
 from worker.partition import Partition, Rooms, Topics
-from worker.policy import load_policy
+from worker.policy import Outcome, load_policy
+from worker.probe import Probe
 from worker.records import NO_MODEL, Encoder, Model, Source
 from worker.scorer import Scorer
 from worker.sequences import TABLE_NAME, SequenceTable
@@ -51,6 +53,7 @@ def make_service(
     scorer = Scorer(bundle, settings.inference_threads, metrics.inference_failed) if bundle is not None else None
     batcher = Batcher(scorer, settings.batch_size, settings.batch_wait_seconds, metrics) if scorer is not None else None
     rooms = _rooms(settings, rules, bundle, metrics)
+    metrics.expect_campaigns([rule.campaign.name for rule in rooms.policy.rules], [*Outcome][1:])
     delivery = Delivery(
         settings.broker.split(","),
         settings.app_id,
@@ -65,7 +68,9 @@ def make_service(
     emitter = Emitter(app, make_writer, metrics)
     transport.install(app, emitter, [settings.clickstream], settings.max_chunk)
     _add_agent(app, settings, emitter)
+    probe = Probe(delivery.brokers, settings.clickstream, delivery.client_options)
     _add_tasks(app, table, emitter, metrics, health)
+    _add_probe(app, probe, metrics, health)
     if burst:
         _add_burst(app, emitter)
     return Service(app, emitter)
@@ -130,6 +135,7 @@ def _rooms(settings: Settings, rules: Rules, bundle: Bundle | None, metrics: Met
         encoder=lambda partition: Encoder(Source(settings.app_id, settings.clickstream, partition), model),
         topics=Topics(settings.stage_probabilities, settings.triggers, settings.dead_letters, settings.late),
         metrics=metrics,
+        **({} if bundle is None else {"horizon_ms": bundle.contract.horizon_ms}),
     )
 
 
@@ -156,10 +162,24 @@ def _add_tasks(app: faust.App, table: SequenceTable, emitter: Emitter, metrics: 
             health.set("partitions", bool(emitter.writers) and not app.rebalancing)
             health.set("tables", emitter.serving and not app.rebalancing)
             tables: Any = app.tables
+            consumer: Any = app.consumer
             metrics.recovery.set(max(0, tables.recovery.active_remaining_total()) if app.in_recovery else 0)
             for tp, writer in emitter.writers.items():
-                writer.gauge(app.consumer.highwater(tp))
+                writer.gauge(consumer.highwater(tp), consumer._read_offset.get(tp), time.time())
             await asyncio.sleep(BEAT_SECONDS)
+
+
+def _add_probe(app: faust.App, probe: Probe, metrics: Metrics, health: Health) -> None:
+    @app.task
+    async def ask() -> None:
+        asking = asyncio.ensure_future(probe.run())
+        try:
+            while not app.should_stop:
+                health.set("broker", probe.answered)
+                metrics.broker_silent_seconds.set(probe.silent_seconds)
+                await asyncio.sleep(BEAT_SECONDS)
+        finally:
+            asking.cancel()
 
 
 def _add_burst(app: faust.App, emitter: Emitter) -> None:

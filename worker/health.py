@@ -15,7 +15,7 @@ import msgspec
 from model.contract.errors import FunnelcastError
 from worker.metrics import Metrics
 
-CONDITIONS = ("partitions", "tables", "bundle")
+CONDITIONS = ("partitions", "tables", "bundle", "broker")
 STALLED_SECONDS = 30.0  # far above the longest synchronous stretch; a restart costs a rebalance
 
 
@@ -106,6 +106,9 @@ def _handler(health: Health, metrics: Metrics) -> type[BaseHTTPRequestHandler]:
 
     def page() -> tuple[bool, bytes, str]:
         metrics.ready.set(health.ready)
+        metrics.loop_silent_seconds.set(health.silent_seconds)
+        for condition, holds in health.conditions.items():
+            metrics.condition.labels(condition).set(holds)
         return True, metrics.page(), "text/plain; version=0.0.4; charset=utf-8"
 
     answers = {"/live": live, "/ready": ready, "/metrics": page}

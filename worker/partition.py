@@ -13,9 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from model.contract.rows import DAY_MS
 from model.contract.sequence import LATE, REVISED, Block, Inputs, Rules, Sequences, is_open
 from worker.decode import Bounds, Chunk, Record, decode_chunk
-from worker.metrics import Metrics
+from worker.metrics import LatestTrigger, Metrics
+from worker.outcomes import Outcomes
 from worker.policy import Answer, Decision, Memory, Outcome, Policy, candidates, decide, memory_bytes, memory_of
 from worker.records import Answers, Encoder, Output
 from worker.scorer import Scores
@@ -46,6 +48,7 @@ class Rooms:
     encoder: Callable[[int], Encoder]
     topics: Topics
     metrics: Metrics
+    horizon_ms: int = DAY_MS
 
 
 class Pending(NamedTuple):
@@ -69,6 +72,7 @@ class Partition:
         self._scan = partial(table.scan, number)
         self._rooms = rooms
         self._encoder = rooms.encoder(number)
+        self._outcomes = Outcomes(rooms.horizon_ms, rooms.policy, rooms.metrics)
         self._memories: dict[bytes, Memory] = {}
         self._remembering: set[bytes] = set()  # users whose memory changed in this transaction
         self._arrival_ms = 0
@@ -147,6 +151,7 @@ class Partition:
     def answer(self, pending: Pending, scores: Scores | None) -> list[tuple[str, list[Output]]]:
         """Encode the block's stage probabilities and decide on its triggers."""
         answers = self._answers(pending, scores)
+        self._outcomes.observe(answers, pending.block, self._memories)
         triggers = self._triggers(answers) if scores is not None else []
         topics = self._rooms.topics
         self._rooms.metrics.answered(len(answers.keys), int(answers.degraded.sum()))
@@ -211,6 +216,7 @@ class Partition:
         for decision in decisions:
             self._rooms.metrics.decided(decision.campaign.name, decision.outcome)
             if decision.outcome is Outcome.FIRE:
+                self._rooms.metrics.latest_triggers.append(_latest(answer, decision))
                 yield decision
 
     def changes(self) -> dict[bytes, bytes | None]:
@@ -228,3 +234,17 @@ class Partition:
         if len(self.sequences) > USERS_KEPT:
             self.sequences.drop_closed(USERS_KEPT // 2)
             self._memories = {user: memory for user, memory in self._memories.items() if user in self.sequences}
+
+
+def _latest(answer: Answer, decision: Decision) -> LatestTrigger:
+    campaign = decision.campaign
+    return LatestTrigger(
+        answer.user.decode(),
+        campaign.name,
+        campaign.stage,
+        campaign.scope,
+        campaign.rule,
+        decision.probability,
+        campaign.threshold,
+        answer.event_time,
+    )

@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     rules, metrics, health = _rules(bundle), Metrics(), Health()
     if bundle is not None:
         metrics.identify(bundle.name, bundle.version, bundle.model_sha256)
+        metrics.expect_rates(bundle.contract.base_rates)
     service = make_service(settings, rules, bundle, metrics, health, burst=args.burst)
     health.set("bundle", True)
     warm()  # half a minute of compiling on the event loop would cost the group membership
