@@ -151,7 +151,11 @@ class PartitionWriter:
 
     async def _transact(self, chunks: list[Any]) -> None:
         started, self.busy = time.monotonic(), True
-        self._started, self._oldest_ms = started, chunks[0].value[0].timestamp if chunks else None
+        self._started = started
+        if chunks:
+            oldest = chunks[0].value[0]
+            self._oldest_ms = oldest.timestamp
+            self._next_offset = oldest.offset if self._next_offset is None else self._next_offset
         await self.producer.begin_transaction()
         outbox = Outbox(self.producer, self.tp.partition)
         work = await self._fold(chunks, outbox)
@@ -241,14 +245,12 @@ class PartitionWriter:
         metrics.queue_depth.labels(number).set(self.queue.qsize())
         started = self._started
         metrics.transaction_age_seconds.labels(number).set(0 if started is None else time.monotonic() - started)
-        next_offset = self._next_offset
-        if next_offset is None and not self.busy and self.queue.empty():
-            next_offset = 0 if end == 0 else position  # nothing was read since the assignment: it is the committed one
-        if end is None or next_offset is None:
+        if self._next_offset is None and not self.busy and self.queue.empty():
+            self._next_offset = 0 if end == 0 else position  # nothing was read since the assignment: the committed one
+        if end is None or self._next_offset is None:
             return
-        lag = max(0, end - next_offset)
-        metrics.lag.labels(number).set(lag)
-        metrics.lag_seconds.labels(number).set(self._lag_seconds(next_offset, end, wall))
+        metrics.lag.labels(number).set(max(0, end - self._next_offset))
+        metrics.lag_seconds.labels(number).set(self._lag_seconds(self._next_offset, end, wall))
 
     def _lag_seconds(self, next_offset: int, end: int, wall: float) -> float:
         """Return the age of the oldest record that waits: by its arrival, or by when its offset was first seen."""

@@ -525,7 +525,7 @@ MARKETER = [
             ),
             Panel(
                 "Withheld",
-                "Per second, by reason: cooldown, hysteresis (the chance has not moved enough since), holdout and others.",
+                "Per second, by reason: cooldown, hysteresis (the chance has hardly moved since), holdout and others.",
                 "ops",
                 [(rate("funnelcast_triggers_suppressed_total", "reason"), "{{reason}}")],
                 "stack",
