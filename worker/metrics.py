@@ -150,6 +150,7 @@ class Metrics:
             "transaction_age_seconds", "Age of the open transaction, 0 when none is open", "partition"
         )
         self.answered_by_type = counter("events_answered", "Events answered, by type", "type")
+        self.answered_by_stage = counter("answers", "Stage-probability records by the user's stage", "stage")
         self.sessions_ended = counter("sessions_ended", "Sessions that ended, by the user's stage", "stage")
         self.reach = ReachHistogram(
             "funnelcast_reach_probability", "Reach probabilities of the answers, degraded ones left out", registry
@@ -169,6 +170,7 @@ class Metrics:
         for reason in Reason:
             self.rejected.labels(str(reason))
         for stage in STAGES:
+            self.answered_by_stage.labels(stage.value)
             self.sessions_ended.labels(stage.value)
             for scope in SCOPES:
                 self.reach_expected.labels(scope, stage.value)
@@ -212,6 +214,8 @@ class Metrics:
         counts = np.bincount(type_codes, minlength=SESSION_END + 1)
         for code in np.flatnonzero(counts[:SESSION_END]).tolist():
             self.answered_by_type.labels(TYPES[code]).inc(int(counts[code]))
+        for stage, count in enumerate(np.bincount(user_stages, minlength=len(STAGES)).tolist()):
+            self.answered_by_stage.labels(STAGES[stage].value).inc(count)
         ended = np.bincount(user_stages[type_codes == SESSION_END], minlength=len(STAGES))
         for stage in np.flatnonzero(ended).tolist():
             self.sessions_ended.labels(STAGES[stage].value).inc(int(ended[stage]))

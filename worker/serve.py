@@ -14,6 +14,7 @@ from model.contract.sequence import Rules, default_rules, warm
 from model.contract.stages import load_funnel
 from worker.app import make_service
 from worker.app import run as run_app
+from worker.console import Console
 from worker.health import Health, serve
 from worker.metrics import Metrics
 from worker.settings import check_state_dir, load_settings
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--http-port", type=int, metavar="PORT", help="port of /live, /ready and /metrics; 0 takes a free one"
     )
+    parser.add_argument("--full-ids", action="store_true", help="show whole user ids in the console")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default info")
     parser.add_argument(
         "--burst", action="store_true", help="answer what the topic holds now, then stop with exit code 0"
@@ -62,10 +64,11 @@ def run(args: argparse.Namespace) -> int:
     # Millions of long-lived objects are there and few cycles are made: most collections would find nothing.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    server = serve(settings.http_host, settings.http_port, health, metrics)
+    pages = Console(metrics, health, full_ids=args.full_ids).pages()
+    server = serve(settings.http_host, settings.http_port, health, metrics, pages)
     logging.config.dictConfig(_logging(settings.log_level))
     log.info(
-        "http://%s:%d serves /live, /ready and /metrics; settings:\n%s",
+        "http://%s:%d/ shows the console, /live, /ready and /metrics are beside it; settings:\n%s",
         settings.http_host,
         server.port,
         settings.describe(),
