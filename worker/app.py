@@ -107,7 +107,7 @@ def _faust_app(settings: Settings) -> faust.App:
         broker_session_timeout=settings.session_timeout_seconds,
         broker_heartbeat_interval=min(2.0, settings.session_timeout_seconds / 4),
         broker_rebalance_timeout=REBALANCE_SECONDS,
-        broker_request_timeout=30.0,
+        broker_request_timeout=max(30.0, settings.session_timeout_seconds + 1),  # Faust refuses a longer session
         producer_request_timeout=30.0,
         stream_wait_empty=True,
         worker_redirect_stdouts=False,
