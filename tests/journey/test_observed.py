@@ -1,19 +1,25 @@
-"""What Prometheus, its alerts and the dashboards say of two live workers is what the topics say."""
+"""What Prometheus, its alerts and the dashboards say of two live workers is what the topics say.
+
+OBSERVED_PICTURES=folder leaves a picture of each dashboard there.
+"""
 
 from __future__ import annotations
 
 import collections
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from model.contract.events import ClickEvent
+from tests.support import pictures
 from tests.support.clicks import TAOBAO, real_clicks
 from tests.support.monitoring import Monitoring, require_programs
 from tests.support.stack import ROOT, Stack, expect, free_port, wait, wire
@@ -132,15 +138,23 @@ def lag(monitoring: Monitoring) -> dict[str, float]:
 
 def assert_every_panel_has_data(monitoring: Monitoring, started: float, drained: float) -> None:
     seconds = round(drained - started)
-    empty = []
-    for path in DASHBOARDS:
-        for panel in json.loads(path.read_text())["panels"]:
-            for target in panel.get("targets", ()):
-                query = target["expr"].replace("$job", ".*").replace("$__rate_interval", "10s")
-                query = query.replace("$__range", f"{seconds}s").replace("[1h]", f"[{seconds}s]")
-                found = monitoring.query_range(query, started, drained + 2)
-                if not any(math.isfinite(float(value)) for series in found for _, value in series["values"]):
-                    empty.append((path.stem, panel["title"], query))
+
+    def ask(expression: str) -> list[dict[str, Any]]:
+        query = expression.replace("$job", ".*").replace("$__rate_interval", "10s")
+        query = query.replace("$__range", f"{seconds}s").replace("[1h]", f"[{seconds}s]")
+        return monitoring.query_range(query, started, drained + 2)
+
+    boards = {path.stem: json.loads(path.read_text()) for path in DASHBOARDS}
+    if folder := os.environ.get("OBSERVED_PICTURES"):
+        for name, board in boards.items():
+            pictures.take(board, ask, Path(folder).resolve() / f"{name}.png")
+    empty = [
+        (name, panel["title"], target["expr"])
+        for name, board in boards.items()
+        for panel in board["panels"]
+        for target in panel.get("targets", ())
+        if not any(math.isfinite(float(value)) for series in ask(target["expr"]) for _, value in series["values"])
+    ]
     assert not empty, "\n".join(map(str, empty))
 
 

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import threading
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -169,7 +168,3 @@ class Monitoring:
             process.terminate()
             process.wait(20)
         self.webhook.close()
-
-
-def now() -> float:
-    return time.time()
