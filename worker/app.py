@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,19 @@ log = logging.getLogger(__name__)
 REBALANCE_SECONDS = 10.0
 BURST_POLL_SECONDS = 0.2
 BEAT_SECONDS = 1.0
+
+
+class WatchedApp(faust.App):
+    """Starts its watches at once: Faust's own tasks begin after the recovery, which may take minutes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.watches: list[Callable[[], Coroutine[Any, Any, None]]] = []
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        for watch in self.watches:
+            self.add_future(watch())
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +101,8 @@ def run(service: Service, log_level: str, logging_config: dict[str, Any]) -> int
     return EXIT_FATAL if service.emitter.error is not None or code is None else int(code)
 
 
-def _faust_app(settings: Settings) -> faust.App:
-    return faust.App(
+def _faust_app(settings: Settings) -> WatchedApp:
+    return WatchedApp(
         settings.app_id,
         broker=[f"kafka://{broker}" for broker in settings.broker.split(",")],
         broker_credentials=_credentials(settings),
@@ -152,10 +166,9 @@ def _add_agent(app: faust.App, settings: Settings, emitter: Emitter) -> None:
             await emitter.submit(event)
 
 
-def _add_tasks(app: faust.App, table: SequenceTable, emitter: Emitter, metrics: Metrics, health: Health) -> None:
+def _add_tasks(app: WatchedApp, table: SequenceTable, emitter: Emitter, metrics: Metrics, health: Health) -> None:
     table.on_recovered = emitter.start
 
-    @app.task
     async def watch() -> None:
         while not app.should_stop:
             health.beat()
@@ -164,13 +177,14 @@ def _add_tasks(app: faust.App, table: SequenceTable, emitter: Emitter, metrics: 
             tables: Any = app.tables
             consumer: Any = app.consumer
             metrics.recovery.set(max(0, tables.recovery.active_remaining_total()) if app.in_recovery else 0)
-            for tp, writer in emitter.writers.items():
+            for tp, writer in emitter.writers.items() if emitter.serving and not app.rebalancing else ():
                 writer.gauge(consumer.highwater(tp), consumer._read_offset.get(tp), time.time())
             await asyncio.sleep(BEAT_SECONDS)
 
+    app.watches.append(watch)
 
-def _add_probe(app: faust.App, probe: Probe, metrics: Metrics, health: Health) -> None:
-    @app.task
+
+def _add_probe(app: WatchedApp, probe: Probe, metrics: Metrics, health: Health) -> None:
     async def ask() -> None:
         asking = asyncio.ensure_future(probe.run())
         try:
@@ -180,6 +194,8 @@ def _add_probe(app: faust.App, probe: Probe, metrics: Metrics, health: Health) -
                 await asyncio.sleep(BEAT_SECONDS)
         finally:
             asking.cancel()
+
+    app.watches.append(ask)
 
 
 def _add_burst(app: faust.App, emitter: Emitter) -> None:

@@ -87,3 +87,41 @@ def test_a_broker_that_goes_and_comes_back_makes_the_worker_unready_meanwhile_an
         assert stack.terminate("a") == 0
     finally:
         stack.close()
+
+
+def test_a_worker_beats_while_it_recovers_however_long_that_takes(
+    own_kafka: LocalKafka, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    stack = Stack(own_kafka.bootstrap, unique, tmp_path, partitions=2)
+    try:
+        stack.produce(real_clicks(8))
+        stack.start("a", arguments=["--burst"])
+        assert stack.workers["a"].wait(120) == 0, stack.log("a")
+        stack.wipe("a")
+        stack.start("a")
+        wait(lambda: sample(stack, "funnelcast_partition_assignments_total") == 1, 60, lambda: stack.log("a"), 0.01)
+        own_kafka.pause()  # in the middle of the recovery
+        watcher = Watcher(stack.ports["a"])
+        watcher.start()
+        time.sleep(15)
+        assert not any(watcher.ready), "the recovery ended before the broker was frozen"
+        assert sample(stack, "funnelcast_event_loop_silent_seconds") < 5
+        assert sample(stack, "funnelcast_broker_silent_seconds") > 10
+        own_kafka.resume()
+        stack.wait_ready("a")
+        watcher.stopped.set()
+        assert all(watcher.live)
+        assert sample(stack, "funnelcast_recovery_remaining_messages") == 0
+        stack.verify()
+    finally:
+        stack.close()
+
+
+def sample(stack: Stack, name: str) -> float:
+    """Return one number of the worker's metrics, -1 while there is none."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{stack.ports['a']}/metrics", timeout=5) as page:
+            found = [line.split()[1] for line in page.read().decode().splitlines() if line.startswith(f"{name} ")]
+    except OSError:
+        return -1
+    return float(found[0]) if found else -1
