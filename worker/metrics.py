@@ -61,7 +61,8 @@ class ReachHistogram(Collector):
 
     def __init__(self, name: str, text: str, registry: CollectorRegistry) -> None:
         self._name, self._text = name, text
-        self._bounds = np.array(SHARES, "f8")
+        # A share is counted by its hundredths, rounded up: the histogram bucket of each of 0 to 100.
+        self._place = np.searchsorted(np.round(np.array(SHARES) * 100), np.arange(101), side="left")
         self._series = [[scope, stage.value] for scope in SCOPES for stage in STAGES]
         self._counts = np.zeros((len(self._series), len(SHARES) + 1), "i8")
         self._sums = np.zeros(len(self._series), "f8")
@@ -69,17 +70,17 @@ class ReachHistogram(Collector):
 
     def observe(self, reach: npt.NDArray[np.floating]) -> None:
         """Count the probabilities of A answers, (A, 2, 6)."""
-        columns = reach.reshape(-1, len(self._series)).astype("f8")  # (A, 12)
-        width = self._counts.shape[1]
-        places = np.searchsorted(self._bounds, columns, side="left") + width * np.arange(len(self._series))  # (A, 12)
+        columns = reach.reshape(-1, len(self._series))  # (A, 12)
+        hundredths = np.ceil(columns * np.float32(100) - np.float32(1e-3)).astype("u1")  # (A, 12)
+        places = self._place[hundredths] + self._counts.shape[1] * np.arange(len(self._series))  # (A, 12)
         counts = np.bincount(places.ravel(), minlength=self._counts.size)
         self._counts = self._counts + counts.reshape(self._counts.shape)  # (12, buckets)
-        self._sums = self._sums + columns.sum(axis=0)
+        self._sums = self._sums + columns.sum(axis=0, dtype="f8")
 
     def collect(self) -> Iterator[Metric]:
         """Yield the one metric family."""
         family = HistogramMetricFamily(self._name, self._text, labels=("scope", "stage"))
-        names = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
+        names = [*(f"{bound:g}" for bound in SHARES), "+Inf"]
         for labels, counts, total in zip(self._series, self._counts.cumsum(axis=1), self._sums, strict=True):
             family.add_metric(labels, list(zip(names, counts.astype(float).tolist(), strict=True)), float(total))
         yield family
@@ -169,14 +170,12 @@ class Metrics:
         """Make known label values exist: a counter that appears at 1 has no increase."""
         for reason in Reason:
             self.rejected.labels(str(reason))
-        for stage in STAGES:
-            self.answered_by_stage.labels(stage.value)
-            self.sessions_ended.labels(stage.value)
-            for scope in SCOPES:
-                self.reach_expected.labels(scope, stage.value)
-                self.reach_observed.labels(scope, stage.value)
-        for name in TYPES[FIRST_TYPE:SESSION_END]:
-            self.answered_by_type.labels(name)
+        self._by_stage = [self.answered_by_stage.labels(stage.value) for stage in STAGES]
+        self._ended = [self.sessions_ended.labels(stage.value) for stage in STAGES]
+        self._by_type = {code: self.answered_by_type.labels(TYPES[code]) for code in range(FIRST_TYPE, SESSION_END)}
+        pairs = [(scope, stage.value) for scope in SCOPES for stage in STAGES]
+        self._expected = [self.reach_expected.labels(*pair) for pair in pairs]
+        self._observed = [self.reach_observed.labels(*pair) for pair in pairs]
 
     def expect_campaigns(self, campaigns: Sequence[str], reasons: Sequence[str]) -> None:
         """Make the counters of these campaigns exist."""
@@ -212,23 +211,22 @@ class Metrics:
     ) -> None:
         """Count what one block's answers say: types (A,), stages (A,), probabilities (A, 2, 6), degraded (A,)."""
         counts = np.bincount(type_codes, minlength=SESSION_END + 1)
-        for code in np.flatnonzero(counts[:SESSION_END]).tolist():
-            self.answered_by_type.labels(TYPES[code]).inc(int(counts[code]))
-        for stage, count in enumerate(np.bincount(user_stages, minlength=len(STAGES)).tolist()):
-            self.answered_by_stage.labels(STAGES[stage].value).inc(count)
-        ended = np.bincount(user_stages[type_codes == SESSION_END], minlength=len(STAGES))
-        for stage in np.flatnonzero(ended).tolist():
-            self.sessions_ended.labels(STAGES[stage].value).inc(int(ended[stage]))
+        for code in np.flatnonzero(counts[FIRST_TYPE:SESSION_END]).tolist():
+            self._by_type[code + FIRST_TYPE].inc(int(counts[code + FIRST_TYPE]))
+        ends = user_stages[type_codes == SESSION_END] if counts[SESSION_END] else user_stages[:0]
+        for counters, stages in ((self._by_stage, user_stages), (self._ended, ends)):
+            counts = np.bincount(stages, minlength=len(STAGES))
+            for stage in np.flatnonzero(counts).tolist():
+                counters[stage].inc(int(counts[stage]))
         if reach is not None:
-            self.reach.observe(reach[~degraded])
+            self.reach.observe(reach[~degraded] if degraded.any() else reach)
 
     def resolved(self, count: int, expected: npt.NDArray[np.floating], observed: npt.NDArray[np.integer]) -> None:
         """Count predictions whose horizon has passed: sums of probabilities and of outcomes, (2, 6) each."""
         self.reach_resolved.inc(count)
-        for s, scope in enumerate(SCOPES):
-            for k, stage in enumerate(STAGES):
-                self.reach_expected.labels(scope, stage.value).inc(float(expected[s, k]))
-                self.reach_observed.labels(scope, stage.value).inc(int(observed[s, k]))
+        for counters, sums in ((self._expected, expected), (self._observed, observed)):
+            for counter, value in zip(counters, sums.ravel().tolist(), strict=True):
+                counter.inc(value)
 
     def decided(self, campaign: str, outcome: str) -> None:
         """Count one decision: a trigger, or the reason why there is none."""

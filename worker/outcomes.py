@@ -51,17 +51,27 @@ class Outcomes:
             self._order(answers.keys[row], int(answers.event_time[row]), memories)
         if answers.reach is None or not answers.keys:
             return
-        rows = np.flatnonzero(block.kind != REVISED)  # (A,)
-        stages, categories = block.stage[rows], block.category[rows]
-        times = answers.event_time.tolist()
-        for row, key in enumerate(answers.keys):
-            if (opened := self._open.get(key)) is not None:
-                if opened.time_ms <= times[row] <= opened.time_ms + self._horizon_ms and stages[row] != NO_STAGE:
-                    _reached(opened, int(stages[row]), int(categories[row]))
-            elif len(self._open) < OPEN_PREDICTIONS and not answers.degraded[row]:
-                self._open[key] = Open(times[row], int(categories[row]), answers.reach[row])
-        self._newest_ms = max(self._newest_ms, max(times))
+        times = answers.event_time
+        self._newest_ms = max(self._newest_ms, int(times.max()))
+        picked = [row for row, key in enumerate(answers.keys) if key in self._open]
+        if len(self._open) < OPEN_PREDICTIONS:
+            picked = list(range(len(answers.keys)))
+        if picked:
+            rows = np.flatnonzero(block.kind != REVISED)[picked]  # (P,)
+            stages, categories = block.stage[rows].tolist(), block.category[rows].tolist()
+            for row, time_ms, stage, category in zip(picked, times[picked].tolist(), stages, categories, strict=True):
+                self._follow(answers, row, time_ms, stage, category)
         self._resolve()
+
+    def _follow(self, answers: Answers, row: int, time_ms: int, stage: int, category: int) -> None:
+        """Note what a followed user did, or begin to follow one."""
+        opened = self._open.get(answers.keys[row])
+        if opened is not None:
+            if stage != NO_STAGE and opened.time_ms <= time_ms <= opened.time_ms + self._horizon_ms:
+                _reached(opened, stage, category)
+        elif len(self._open) < OPEN_PREDICTIONS and not answers.degraded[row]:
+            assert answers.reach is not None
+            self._open[answers.keys[row]] = Open(time_ms, category, answers.reach[row].copy())
 
     def _resolve(self) -> None:
         """Count the predictions whose horizon has passed, oldest first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ def openssl(directory: Path, *arguments: str) -> None:
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An authority, and a certificate of it for 127.0.0.1 that serves the broker and the client."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed, it makes the certificates")
     directory = tmp_path_factory.mktemp("tls")
     subject = ("-subj", "/CN=clicks", "-nodes", "-newkey", "rsa:2048", "-days", "2")
     openssl(directory, "req", "-x509", *subject, "-keyout", "ca.key", "-out", "ca.crt")
