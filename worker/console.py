@@ -77,7 +77,10 @@ class Console:
         return samples
 
     def _trigger(self, trigger: LatestTrigger) -> dict[str, Any]:
-        user = trigger.user_id if self._full_ids else shortened(trigger.user_id)
+        user = trigger.user_id
+        if not self._full_ids:
+            short = shortened(user)
+            user = short if short != user else f"{user[:1]}…"  # an id that is short already is still an id
         return {**trigger._asdict(), "user_id": user}
 
 

@@ -242,6 +242,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=250, help="clicks per second (default 250)")
     parser.add_argument("--keep", action="store_true", help="leave broker and worker running until Ctrl-C")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, as Ctrl-C does
     console = Console()
     with gzip.open(CLICKS) as lines:
         total = sum(1 for _ in lines)

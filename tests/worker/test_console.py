@@ -74,6 +74,8 @@ def test_user_ids_are_shortened_unless_asked_for(metrics: Metrics, health: Healt
     assert USER not in json.dumps(data(metrics, health))
     assert data(metrics, health)["triggers"][0]["user_id"] == "cus…11"
     assert data(metrics, health, full_ids=True)["triggers"][0]["user_id"] == USER
+    metrics.latest_triggers.append(TRIGGER._replace(user_id="4711"))
+    assert data(metrics, health)["triggers"][0]["user_id"] == "4…"
 
 
 def test_only_the_latest_triggers_are_kept_the_newest_first(metrics: Metrics, health: Health) -> None:
