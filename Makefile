@@ -15,7 +15,7 @@ setup: $(VENV)/.worker $(JARS) ## what the worker and the demonstration need: .v
 demo: setup ## real clicks through Kafka, the worker and the model; KEEP=1 leaves them running
 	@$(RUN) deploy/demo/demo.py $(if $(KEEP),--keep)
 
-test: $(VENV)/.all $(JARS) ## run the tests
+test: $(VENV)/.all $(VENV)/.checkov $(JARS) ## run the tests
 	@$(RUN) -m pytest
 
 lint: $(VENV)/.all ## check style, format and import directions
@@ -41,6 +41,12 @@ $(VENV)/.worker: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.all: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[worker,train,export,test,bench]'
 	@touch $@ $(VENV)/.worker
+
+# Checkov's pins contradict torch's, so it has an environment of its own.
+$(VENV)/.checkov: | $(VENV)/bin/python
+	$(RUN) -m venv $(VENV)/checkov
+	$(VENV)/checkov/bin/pip install --quiet checkov==3.3.30
+	@touch $@
 
 .kafka/libs/pom.xml: deploy/kafka/pom.xml | $(VENV)/.worker
 	$(RUN) deploy/kafka/local_kafka.py --fetch

@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import threading
+import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,7 @@ from model.contract.bundle import Bundle
 from model.contract.sequence import Rules
 from worker import transport
 from worker.batcher import Batcher, Limits, Scoring
+from worker.broker import client_options, tls_context
 from worker.decode import Bounds
 from worker.emitter import EXIT_FATAL, Delivery, Emitter, PartitionWriter
 from worker.health import Health
@@ -24,7 +27,8 @@ from worker.hotscorer import hot_scorer
 from worker.hotstate import HotState
 from worker.metrics import Metrics
 from worker.partition import Partition, Rooms, Topics
-from worker.policy import load_policy
+from worker.policy import Outcome, load_policy
+from worker.probe import Probe
 from worker.records import NO_MODEL, Encoder, Model, Source
 from worker.scorer import Scorer
 from worker.sequences import TABLE_NAME, SequenceTable
@@ -36,6 +40,19 @@ REBALANCE_SECONDS = 10.0
 DRAIN_SECONDS = 20.0  # below the 30 s that Kubernetes grants
 BURST_POLL_SECONDS = 0.2
 BEAT_SECONDS = 1.0
+
+
+class WatchedApp(faust.App):
+    """Starts its watches at once: Faust's own tasks begin after the recovery, which may take minutes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.watches: list[Callable[[], Coroutine[Any, Any, None]]] = []
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        for watch in self.watches:
+            self.add_future(watch())
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +89,13 @@ def make_service(
     table: Any = app.Table(TABLE_NAME, default=bytes, partitions=settings.partitions, key_type=bytes, value_type=bytes)
     batcher, hot = _network(settings, bundle, metrics)
     rooms = _rooms(settings, rules, bundle, metrics, hot)
+    metrics.expect_campaigns([rule.campaign.name for rule in rooms.policy.rules], [*Outcome][1:])
     delivery = Delivery(
-        settings.broker.split(","), settings.app_id, table.changelog_topic_name, settings.transaction_chunks
+        settings.broker.split(","),
+        settings.app_id,
+        table.changelog_topic_name,
+        settings.transaction_chunks,
+        client_options=client_options(settings),
     )
 
     def make_writer(tp: TP) -> PartitionWriter:
@@ -82,7 +104,9 @@ def make_service(
     emitter = Emitter(app, make_writer, metrics)
     transport.install(app, emitter, [settings.clickstream], settings.max_chunk)
     _add_agent(app, settings, emitter)
+    probe = Probe(delivery.brokers, settings.clickstream, delivery.client_options)
     _add_tasks(app, table, emitter, metrics, health)
+    _add_probe(app, probe, metrics, health)
     if burst:
         _add_burst(app, emitter)
     return Service(app, emitter)
@@ -100,10 +124,11 @@ def run(service: Service, log_level: str, logging_config: dict[str, Any]) -> int
     return EXIT_FATAL if service.emitter.error is not None or code is None else int(code)
 
 
-def _faust_app(settings: Settings) -> faust.App:
-    return faust.App(
+def _faust_app(settings: Settings) -> WatchedApp:
+    return WatchedApp(
         settings.app_id,
         broker=[f"kafka://{broker}" for broker in settings.broker.split(",")],
+        broker_credentials=_credentials(settings),
         store=f"{settings.store}://",
         datadir=settings.state_dir,
         Table=SequenceTable,
@@ -119,7 +144,7 @@ def _faust_app(settings: Settings) -> faust.App:
         broker_session_timeout=settings.session_timeout_seconds,
         broker_heartbeat_interval=min(2.0, settings.session_timeout_seconds / 4),
         broker_rebalance_timeout=REBALANCE_SECONDS,
-        broker_request_timeout=30.0,
+        broker_request_timeout=max(30.0, settings.session_timeout_seconds + 1),  # Faust refuses a longer session
         producer_request_timeout=30.0,
         stream_wait_empty=True,
         worker_redirect_stdouts=False,
@@ -142,6 +167,18 @@ def _network(settings: Settings, bundle: Bundle | None, metrics: Metrics) -> tup
     return Batcher(scorer, limits, metrics), hot
 
 
+def _credentials(settings: Settings) -> faust.types.auth.CredentialsT | None:
+    context = tls_context(settings)
+    if settings.security_protocol.startswith("SASL_"):
+        return faust.SASLCredentials(
+            username=settings.sasl_username,
+            password=settings.sasl_password.get_secret_value(),
+            ssl_context=context,
+            mechanism=settings.sasl_mechanism,
+        )
+    return None if context is None else faust.SSLCredentials(context)
+
+
 def _rooms(settings: Settings, rules: Rules, bundle: Bundle | None, metrics: Metrics, hot: HotState | None) -> Rooms:
     model = NO_MODEL if bundle is None else Model(bundle.name, bundle.version, bundle.model_sha256)
     return Rooms(
@@ -152,6 +189,7 @@ def _rooms(settings: Settings, rules: Rules, bundle: Bundle | None, metrics: Met
         topics=Topics(settings.stage_probabilities, settings.triggers, settings.dead_letters, settings.late),
         metrics=metrics,
         hot=hot,
+        **({} if bundle is None else {"horizon_ms": bundle.contract.horizon_ms}),
     )
 
 
@@ -168,20 +206,36 @@ def _add_agent(app: faust.App, settings: Settings, emitter: Emitter) -> None:
             await emitter.submit(event)
 
 
-def _add_tasks(app: faust.App, table: SequenceTable, emitter: Emitter, metrics: Metrics, health: Health) -> None:
+def _add_tasks(app: WatchedApp, table: SequenceTable, emitter: Emitter, metrics: Metrics, health: Health) -> None:
     table.on_recovered = emitter.start
 
-    @app.task
     async def watch() -> None:
         while not app.should_stop:
             health.beat()
             health.set("partitions", bool(emitter.writers) and not app.rebalancing)
             health.set("tables", emitter.serving and not app.rebalancing)
             tables: Any = app.tables
+            consumer: Any = app.consumer
             metrics.recovery.set(max(0, tables.recovery.active_remaining_total()) if app.in_recovery else 0)
-            for tp, writer in emitter.writers.items():
-                writer.gauge(app.consumer.highwater(tp))
+            for tp, writer in emitter.writers.items() if emitter.serving and not app.rebalancing else ():
+                writer.gauge(consumer.highwater(tp), consumer._read_offset.get(tp), time.time())
             await asyncio.sleep(BEAT_SECONDS)
+
+    app.watches.append(watch)
+
+
+def _add_probe(app: WatchedApp, probe: Probe, metrics: Metrics, health: Health) -> None:
+    async def ask() -> None:
+        asking = asyncio.ensure_future(probe.run())
+        try:
+            while not app.should_stop:
+                health.set("broker", probe.answered)
+                metrics.broker_silent_seconds.set(probe.silent_seconds)
+                await asyncio.sleep(BEAT_SECONDS)
+        finally:
+            asking.cancel()
+
+    app.watches.append(ask)
 
 
 def _add_burst(app: faust.App, emitter: Emitter) -> None:

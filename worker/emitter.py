@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,7 @@ EXIT_FATAL = 70  # EX_SOFTWARE: the supervisor restarts the worker
 EXIT_GRACE_SECONDS = 5.0  # Faust's own shutdown after a crash was seen to hang
 BATCH_BYTES = 1 << 19  # a produce request of 0.5 MiB: larger ones hold up the offsets behind them
 TICK_SECONDS = 0.5  # how often silent users are looked for
+ENDS_KEPT = 4096  # end offsets that are remembered, one a second
 
 Work = tuple[Pending, asyncio.Future[Scores] | None]
 
@@ -118,6 +120,9 @@ class PartitionWriter:
         self._next_sequence = 0
         self._ticked = 0.0
         self._next_offset: int | None = None
+        self._ends: deque[tuple[int, float]] = deque()  # end offsets and when they were first seen, oldest first
+        self._started: float | None = None  # of the open transaction
+        self._oldest_ms: int | None = None  # arrival of the oldest record of the open transaction
         self.busy = False  # whether a transaction is open
 
     async def run(self) -> None:
@@ -148,6 +153,11 @@ class PartitionWriter:
 
     async def _transact(self, chunks: list[Any]) -> None:
         started, self.busy = time.monotonic(), True
+        self._started = started
+        if chunks:
+            oldest = chunks[0].value[0]
+            self._oldest_ms = oldest.timestamp
+            self._next_offset = oldest.offset if self._next_offset is None else self._next_offset
         await self.producer.begin_transaction()
         outbox = Outbox(self.producer, self.tp.partition)
         work = await self._fold(chunks, outbox)
@@ -166,7 +176,7 @@ class PartitionWriter:
         self.partition.forget_idle()
         for chunk in chunks:
             chunk.ack()
-        self.busy = False
+        self.busy, self._started, self._oldest_ms = False, None, None
         self._count(chunks, changes, time.monotonic() - started)
 
     async def _fold(self, chunks: list[Any], outbox: Outbox) -> list[Work]:
@@ -231,13 +241,35 @@ class PartitionWriter:
             arrivals = np.array([record.timestamp for record in chunk.value])
             self._metrics.end_to_end_seconds.observe(np.maximum(0, now_ms - arrivals) / 1000)
 
-    def gauge(self, end: int | None) -> None:
-        """Measure what does not change with a transaction; `end` is the source partition's end offset, if known."""
-        number = str(self.tp.partition)
-        self._metrics.table_users.labels(number).set(len(self.partition.sequences))
-        self._metrics.queue_depth.labels(number).set(self.queue.qsize())
-        if end is not None and self._next_offset is not None:
-            self._metrics.lag.labels(number).set(max(0, end - self._next_offset))
+    def gauge(self, end: int | None, position: int | None, wall: float) -> None:
+        """Measure what does not change with a transaction.
+
+        `end` is the source partition's end offset and `position` the next one to read, as far as they are known.
+        """
+        number, metrics = str(self.tp.partition), self._metrics
+        metrics.table_users.labels(number).set(len(self.partition.sequences))
+        metrics.queue_depth.labels(number).set(self.queue.qsize())
+        started = self._started
+        metrics.transaction_age_seconds.labels(number).set(0 if started is None else time.monotonic() - started)
+        if self._next_offset is None and not self.busy and self.queue.empty():
+            self._next_offset = 0 if end == 0 else position  # nothing was read since the assignment: the committed one
+        if end is None or self._next_offset is None:
+            return
+        metrics.lag.labels(number).set(max(0, end - self._next_offset))
+        metrics.lag_seconds.labels(number).set(self._lag_seconds(self._next_offset, end, wall))
+
+    def _lag_seconds(self, next_offset: int, end: int, wall: float) -> float:
+        """Return the age of the oldest record that waits: by its arrival, or by when its offset was first seen."""
+        if len(self._ends) < ENDS_KEPT and (not self._ends or self._ends[-1][0] < end):
+            self._ends.append((end, wall))
+        while self._ends and self._ends[0][0] <= next_offset:
+            self._ends.popleft()
+        if next_offset >= end:
+            return 0.0
+        since = self._ends[0][1] if self._ends else wall
+        if self._oldest_ms is not None:
+            since = min(since, self._oldest_ms / 1000)
+        return max(0.0, wall - since)
 
 
 class Emitter:
@@ -255,6 +287,9 @@ class Emitter:
         writers = {tp: self._make_writer(tp) for tp in partitions}
         await asyncio.gather(*[writer.producer.start() for writer in writers.values()])
         self.writers = writers
+        self._metrics.assignments.inc()
+        for tp in writers:
+            self._metrics.expect_partition(tp.partition)
 
     async def close(self) -> None:
         """Let go of all partitions; an open transaction is aborted by the next owner."""

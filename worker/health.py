@@ -1,4 +1,4 @@
-"""Health: named conditions and a heartbeat from the worker in; /live, /ready and /metrics out, on a thread of its own.
+"""Health: named conditions and a heartbeat from the worker in; /live, /ready, /metrics and more pages out, on a thread.
 
 Live means that the event loop still turns, whatever the broker does. Ready means that every condition is true.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import msgspec
@@ -15,7 +15,12 @@ import msgspec
 from model.contract.errors import FunnelcastError
 from worker.metrics import Metrics
 
-CONDITIONS = ("partitions", "tables", "bundle")
+CONDITIONS = ("partitions", "tables", "bundle", "broker")
+# What the pages may load: themselves and nothing from elsewhere.
+CONTENT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+)
+Page = Callable[[], tuple[bool, bytes, str]]  # whether all is well (200, else 503), body, content type
 STALLED_SECONDS = 30.0  # far above the longest synchronous stretch; a restart costs a rebalance
 
 
@@ -82,10 +87,12 @@ class HealthServer:
         self._server.server_close()
 
 
-def serve(host: str, port: int, health: Health, metrics: Metrics) -> HealthServer:
-    """Serve on host and port; port 0 takes any free one."""
+def serve(
+    host: str, port: int, health: Health, metrics: Metrics, pages: Mapping[str, Page] | None = None
+) -> HealthServer:
+    """Serve on host and port, `pages` by path beside our own; port 0 takes any free one."""
     try:
-        server = ThreadingHTTPServer((host, port), _handler(health, metrics))
+        server = ThreadingHTTPServer((host, port), _handler(health, metrics, pages or {}))
     except OSError as error:
         raise HealthError(
             f"cannot serve /live, /ready and /metrics at {host}:{port} ({error.strerror}), the port must be free; "
@@ -95,7 +102,7 @@ def serve(host: str, port: int, health: Health, metrics: Metrics) -> HealthServe
     return HealthServer(server)
 
 
-def _handler(health: Health, metrics: Metrics) -> type[BaseHTTPRequestHandler]:
+def _handler(health: Health, metrics: Metrics, pages: Mapping[str, Page]) -> type[BaseHTTPRequestHandler]:
     def live() -> tuple[bool, bytes, str]:
         body = {"live": health.live, "silent_seconds": round(health.silent_seconds, 3)}
         return health.live, msgspec.json.encode(body), "application/json"
@@ -106,9 +113,12 @@ def _handler(health: Health, metrics: Metrics) -> type[BaseHTTPRequestHandler]:
 
     def page() -> tuple[bool, bytes, str]:
         metrics.ready.set(health.ready)
+        metrics.loop_silent_seconds.set(health.silent_seconds)
+        for condition, holds in health.conditions.items():
+            metrics.condition.labels(condition).set(holds)
         return True, metrics.page(), "text/plain; version=0.0.4; charset=utf-8"
 
-    answers = {"/live": live, "/ready": ready, "/metrics": page}
+    answers: dict[str, Page] = {**pages, "/live": live, "/ready": ready, "/metrics": page}
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10  # a silent client does not keep its thread
@@ -116,12 +126,14 @@ def _handler(health: Health, metrics: Metrics) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             answer = answers.get(self.path.split("?")[0])
             if answer is None:
-                self.send_error(404, "use /live, /ready or /metrics")
+                self.send_error(404, f"use {', '.join(answers)}")
                 return
             good, body, kind = answer()
             self.send_response(200 if good else 503)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Security-Policy", CONTENT_POLICY)
+            self.send_header("X-Content-Type-Options", "nosniff")
             self.end_headers()
             self.wfile.write(body)
 

@@ -5,7 +5,9 @@ Each `Metrics` has a registry of its own, so a test counts from zero. Histograms
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +16,20 @@ from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from model.contract.events import SESSION_END, TYPES
 from model.contract.rows import DUPLICATE, LATE
+from model.contract.stages import STAGES
+from worker.envelopes import Reason
 
 # Upper bounds of the histogram buckets. The end-to-end target is p50 40 ms and p99 100 ms.
 END_TO_END_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 WORK_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10)
 USERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+SHARES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+SCOPES = ("category", "user")
+GROUPS = ("treatment", "holdout")
+FIRST_TYPE = 2  # pad and unknown are no events
+LATEST_KEPT = 20  # triggers that the console shows
 
 
 class Histogram(Collector):
@@ -46,11 +56,55 @@ class Histogram(Collector):
         yield HistogramMetricFamily(self._name, self._text, buckets=buckets, sum_value=self._sum)
 
 
+class ReachHistogram(Collector):
+    """A Prometheus histogram of reach probabilities by scope and stage; observes whole answers."""
+
+    def __init__(self, name: str, text: str, registry: CollectorRegistry) -> None:
+        self._name, self._text = name, text
+        # A share is counted by its hundredths, rounded up: the histogram bucket of each of 0 to 100.
+        self._place = np.searchsorted(np.round(np.array(SHARES) * 100), np.arange(101), side="left")
+        self._series = [[scope, stage.value] for scope in SCOPES for stage in STAGES]
+        self._counts = np.zeros((len(self._series), len(SHARES) + 1), "i8")
+        self._sums = np.zeros(len(self._series), "f8")
+        registry.register(self)
+
+    def observe(self, reach: npt.NDArray[np.floating]) -> None:
+        """Count the probabilities of A answers, (A, 2, 6)."""
+        columns = reach.reshape(-1, len(self._series))  # (A, 12)
+        hundredths = np.ceil(columns * np.float32(100) - np.float32(1e-3)).astype("u1")  # (A, 12)
+        places = self._place[hundredths] + self._counts.shape[1] * np.arange(len(self._series))  # (A, 12)
+        counts = np.bincount(places.ravel(), minlength=self._counts.size)
+        self._counts = self._counts + counts.reshape(self._counts.shape)  # (12, buckets)
+        self._sums = self._sums + columns.sum(axis=0, dtype="f8")
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the one metric family."""
+        family = HistogramMetricFamily(self._name, self._text, labels=("scope", "stage"))
+        names = [*(f"{bound:g}" for bound in SHARES), "+Inf"]
+        for labels, counts, total in zip(self._series, self._counts.cumsum(axis=1), self._sums, strict=True):
+            family.add_metric(labels, list(zip(names, counts.astype(float).tolist(), strict=True)), float(total))
+        yield family
+
+
+class LatestTrigger(NamedTuple):
+    """A trigger as the console shows it; never a metric, which would name a user."""
+
+    user_id: str
+    campaign: str
+    stage: str
+    scope: str
+    rule: str
+    probability: float
+    threshold: float
+    event_time: int
+
+
 class Metrics:
     """Everything that the worker counts."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self.latest_triggers: deque[LatestTrigger] = deque(maxlen=LATEST_KEPT)
         ProcessCollector(registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -90,10 +144,57 @@ class Metrics:
             "end_to_end_seconds", "Arrival of an event in Kafka to the commit of its answer", END_TO_END_SECONDS
         )
         self.lag = gauge("consumer_lag_messages", "Messages between the committed offset and the end", "partition")
+        self.lag_seconds = gauge(
+            "consumer_lag_seconds", "Age of the oldest record that waits for its answer, 0 when none does", "partition"
+        )
         self.table_users = gauge("table_users", "Users held in memory, by partition", "partition")
         self.recovery = gauge("recovery_remaining_messages", "Changelog messages still to be read back")
         self.ready = gauge("ready", "1 when the worker is ready")
+        self.condition = gauge("condition", "1 when this condition of readiness holds", "condition")
+        self.broker_silent_seconds = gauge("broker_silent_seconds", "Time since a broker last answered a probe")
+        self.loop_silent_seconds = gauge("event_loop_silent_seconds", "Time since the event loop last turned")
+        self.assignments = counter("partition_assignments", "Times that partitions were assigned: rebalances")
+        self.transaction_age_seconds = gauge(
+            "transaction_age_seconds", "Age of the open transaction, 0 when none is open", "partition"
+        )
+        self.answered_by_type = counter("events_answered", "Events answered, by type", "type")
+        self.answered_by_stage = counter("answers", "Stage-probability records by the user's stage", "stage")
+        self.sessions_ended = counter("sessions_ended", "Sessions that ended, by the user's stage", "stage")
+        self.reach = ReachHistogram(
+            "funnelcast_reach_probability", "Reach probabilities of the answers, degraded ones left out", registry
+        )
+        self.base_rate = gauge("base_rate", "Share of the training rows that reached the stage", "scope", "stage")
+        self.reach_resolved = counter("reach_resolved", "Sampled predictions whose horizon has passed")
+        self.reach_expected = counter("reach_expected", "Sum of their reach probabilities", "scope", "stage")
+        self.reach_observed = counter("reach_observed", "How many of them did reach the stage", "scope", "stage")
+        self.campaign_orders = counter(
+            "campaign_orders", "Orders within a day of a campaign's decision", "campaign", "group"
+        )
         self.model = Info("funnelcast_model", "The bundle that answers", registry=registry)
+        self._show_zeros()
+
+    def _show_zeros(self) -> None:
+        """Make known label values exist: a counter that appears at 1 has no increase."""
+        for reason in Reason:
+            self.rejected.labels(str(reason))
+        self._by_stage = [self.answered_by_stage.labels(stage.value) for stage in STAGES]
+        self._ended = [self.sessions_ended.labels(stage.value) for stage in STAGES]
+        self._by_type = {code: self.answered_by_type.labels(TYPES[code]) for code in range(FIRST_TYPE, SESSION_END)}
+        pairs = [(scope, stage.value) for scope in SCOPES for stage in STAGES]
+        self._expected = [self.reach_expected.labels(*pair) for pair in pairs]
+        self._observed = [self.reach_observed.labels(*pair) for pair in pairs]
+
+    def expect_campaigns(self, campaigns: Sequence[str], reasons: Sequence[str]) -> None:
+        """Make the counters of these campaigns exist."""
+        for campaign, reason in ((campaign, reason) for campaign in campaigns for reason in reasons):
+            self.triggers.labels(campaign)
+            self.suppressed.labels(campaign, str(reason))
+            for group in GROUPS:
+                self.campaign_orders.labels(campaign, group)
+
+    def expect_partition(self, partition: int) -> None:
+        """Make the counter of this partition exist."""
+        self.consumed.labels(str(partition))
 
     def taken(self, partition: int, records: int, verdicts: npt.NDArray[np.uint8], rejected: Iterable[str]) -> None:
         """Count one chunk: its records, what the fold made of the events, and the reasons of the dead letters."""
@@ -107,6 +208,32 @@ class Metrics:
         """Count the stage-probability records of one block."""
         self.emitted.inc(records)
         self.degraded.inc(degraded)
+
+    def answers(
+        self,
+        type_codes: npt.NDArray[np.uint8],
+        user_stages: npt.NDArray[np.uint8],
+        reach: npt.NDArray[np.floating] | None,
+        degraded: npt.NDArray[np.bool_],
+    ) -> None:
+        """Count what one block's answers say: types (A,), stages (A,), probabilities (A, 2, 6), degraded (A,)."""
+        counts = np.bincount(type_codes, minlength=SESSION_END + 1)
+        for code in np.flatnonzero(counts[FIRST_TYPE:SESSION_END]).tolist():
+            self._by_type[code + FIRST_TYPE].inc(int(counts[code + FIRST_TYPE]))
+        ends = user_stages[type_codes == SESSION_END] if counts[SESSION_END] else user_stages[:0]
+        for counters, stages in ((self._by_stage, user_stages), (self._ended, ends)):
+            counts = np.bincount(stages, minlength=len(STAGES))
+            for stage in np.flatnonzero(counts).tolist():
+                counters[stage].inc(int(counts[stage]))
+        if reach is not None:
+            self.reach.observe(reach[~degraded] if degraded.any() else reach)
+
+    def resolved(self, count: int, expected: npt.NDArray[np.floating], observed: npt.NDArray[np.integer]) -> None:
+        """Count predictions whose horizon has passed: sums of probabilities and of outcomes, (2, 6) each."""
+        self.reach_resolved.inc(count)
+        for counters, sums in ((self._expected, expected), (self._observed, observed)):
+            for counter, value in zip(counters, sums.ravel().tolist(), strict=True):
+                counter.inc(value)
 
     def decided(self, campaign: str, outcome: str) -> None:
         """Count one decision: a trigger, or the reason why there is none."""
@@ -126,13 +253,25 @@ class Metrics:
         """Count a run of the network that raised."""
         self.inference_failures.inc()
 
+    def expect_rates(self, base_rates: Sequence[Sequence[float]]) -> None:
+        """State the base rates that the network was trained on, (2, 6)."""
+        for scope, rates in zip(SCOPES, base_rates, strict=True):
+            for stage, rate in zip(STAGES, rates, strict=True):
+                self.base_rate.labels(scope, stage.value).set(rate)
+
     def identify(self, name: str, version: str, sha256: str) -> None:
         """Name the bundle that answers."""
         self.model.info({"name": name, "version": version, "sha256": sha256})
 
     def forget_partition(self, partition: int) -> None:
         """Drop the gauges of a partition that another worker owns now."""
-        for gauge in (self.lag, self.table_users, self.queue_depth):
+        for gauge in (
+            self.lag,
+            self.lag_seconds,
+            self.table_users,
+            self.queue_depth,
+            self.transaction_age_seconds,
+        ):
             gauge.remove_by_labels({"partition": str(partition)})
 
     def page(self) -> bytes:

@@ -13,10 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from model.contract.rows import DAY_MS
 from model.contract.sequence import LATE, REVISED, Block, Rules, Sequences, is_open
 from worker.decode import Bounds, Chunk, Record, decode_chunk
 from worker.hotstate import HotState, UserStates
-from worker.metrics import Metrics
+from worker.metrics import LatestTrigger, Metrics
+from worker.outcomes import Outcomes
 from worker.pieces import Piece, Scores, whole
 from worker.policy import Answer, Decision, Memory, Outcome, Policy, candidates, decide, memory_bytes, memory_of
 from worker.records import Answers, Encoder, Output
@@ -48,6 +50,7 @@ class Rooms:
     topics: Topics
     metrics: Metrics
     hot: HotState | None = None  # None: every score comes from the whole sequence
+    horizon_ms: int = DAY_MS
 
 
 class Pending(NamedTuple):
@@ -72,6 +75,7 @@ class Partition:
         self._rooms = rooms
         self._encoder = rooms.encoder(number)
         self._states = UserStates(rooms.hot) if rooms.hot is not None else None
+        self._outcomes = Outcomes(rooms.horizon_ms, rooms.policy, rooms.metrics)
         self._memories: dict[bytes, Memory] = {}
         self._remembering: set[bytes] = set()  # users whose memory changed in this transaction
         self._arrival_ms = 0
@@ -152,6 +156,7 @@ class Partition:
     def answer(self, pending: Pending, scores: Scores | None) -> list[tuple[str, list[Output]]]:
         """Encode the block's stage probabilities and decide on its triggers."""
         answers = self._answers(pending, scores)
+        self._outcomes.observe(answers, pending.block, self._memories)
         triggers = self._triggers(answers) if scores is not None else []
         topics = self._rooms.topics
         self._rooms.metrics.answered(len(answers.keys), int(answers.degraded.sum()))
@@ -216,6 +221,7 @@ class Partition:
         for decision in decisions:
             self._rooms.metrics.decided(decision.campaign.name, decision.outcome)
             if decision.outcome is Outcome.FIRE:
+                self._rooms.metrics.latest_triggers.append(_latest(answer, decision))
                 yield decision
 
     def changes(self) -> dict[bytes, bytes | None]:
@@ -240,3 +246,17 @@ class Partition:
         """Let go of what the worker's partitions share."""
         if self._states is not None:
             self._states.close()
+
+
+def _latest(answer: Answer, decision: Decision) -> LatestTrigger:
+    campaign = decision.campaign
+    return LatestTrigger(
+        answer.user.decode(),
+        campaign.name,
+        campaign.stage,
+        campaign.scope,
+        campaign.rule,
+        decision.probability,
+        campaign.threshold,
+        answer.event_time,
+    )

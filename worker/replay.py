@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from model.contract.errors import FunnelcastError
 from model.contract.events import ClickEvent
-from worker.broker import BrokerError, connected, require_topics
+from worker.broker import BrokerError, client_options, connected, require_topics
 from worker.settings import load_settings
 
 LOADERS = "model.datasets"  # imported when asked for: the worker itself knows the contract only
@@ -118,10 +118,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Replay; return 0, or 130 after Ctrl-C."""
     settings = load_settings(broker=args.broker, clickstream=args.topic)
-    require_topics(settings.broker, [settings.clickstream])
+    security = client_options(settings)
+    require_topics(settings.broker, [settings.clickstream], **security)
     events = _read(args)
     start = time.monotonic()
-    with connected(KafkaProducer, settings.broker, **PRODUCER) as producer:
+    with connected(KafkaProducer, settings.broker, **PRODUCER, **security) as producer:
         sent = send(events, producer, settings.clickstream, Pace(args.rate, args.speed_up))
     print(summary(events, sent, time.monotonic() - start, settings.clickstream))
     return 0 if sent == len(events) else EXIT_INTERRUPTED

@@ -16,6 +16,7 @@ from model.contract.sequence import Rules, warm
 from model.contract.stages import Funnel, load_funnel
 from worker.app import make_service
 from worker.app import run as run_app
+from worker.console import Console
 from worker.health import Health, serve
 from worker.metrics import Metrics
 from worker.settings import Settings, check_state_dir, load_settings
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--http-port", type=int, metavar="PORT", help="port of /live, /ready and /metrics; 0 takes a free one"
     )
+    parser.add_argument("--full-ids", action="store_true", help="show whole user ids in the console")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default info")
     parser.add_argument(
         "--burst", action="store_true", help="answer what the topic holds now, then stop with exit code 0"
@@ -60,16 +62,18 @@ def run(args: argparse.Namespace) -> int:
     metrics, health = Metrics(), Health()
     if bundle is not None:
         metrics.identify(bundle.name, bundle.version, bundle.model_sha256)
+        metrics.expect_rates(bundle.contract.base_rates)
     service = make_service(settings, rules, bundle, metrics, health, burst=args.burst)
     health.set("bundle", True)
     warm()  # half a minute of compiling on the event loop would cost the group membership
     # Millions of long-lived objects are there and few cycles are made: most collections would find nothing.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    server = serve(settings.http_host, settings.http_port, health, metrics)
+    pages = Console(metrics, health, full_ids=args.full_ids).pages()
+    server = serve(settings.http_host, settings.http_port, health, metrics, pages)
     logging.config.dictConfig(_logging(settings.log_level))
     log.info(
-        "http://%s:%d serves /live, /ready and /metrics; settings:\n%s",
+        "http://%s:%d/ shows the console, /live, /ready and /metrics are beside it; settings:\n%s",
         settings.http_host,
         server.port,
         settings.describe(),

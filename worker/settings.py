@@ -20,6 +20,8 @@ from model.contract.errors import FunnelcastError
 PREFIX = "FUNNELCAST_"
 # Variables that belong to the tests and tools; anything else that starts with the prefix must be a field.
 TOOLING = frozenset({"FUNNELCAST_BOUNDSCHECK", "FUNNELCAST_GOLDEN"})
+# A directory of files named like these variables, for what should not stand in an environment: mounted secrets.
+SECRETS_DIR = "FUNNELCAST_SECRETS_DIR"
 
 Topic = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
@@ -36,6 +38,17 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
     broker: Broker = Field("127.0.0.1:9092", description="Kafka bootstrap servers, host:port, several by commas")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how Kafka is spoken to"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="how the user proves itself, with SASL_*"
+    )
+    sasl_username: str = Field("", max_length=200, description="Kafka user, with SASL_*")
+    sasl_password: SecretStr = Field(SecretStr(""), description="the user's password, with SASL_*")
+    tls_ca_file: Path | None = Field(None, description="PEM file of the authorities to trust; empty: the system's")
+    tls_cert_file: Path | None = Field(None, description="PEM file of the client's certificate; empty: none")
+    tls_key_file: Path | None = Field(None, description="PEM file of the client's private key; empty: none")
     app_id: Name = Field("funnelcast", description="consumer group and prefix of tables and transactional ids")
     clickstream: Topic = Field("clickstream", description="topic of click events, keyed by user id")
     stage_probabilities: Topic = Field("funnel.stage-probabilities", description="topic of stage probabilities")
@@ -86,19 +99,47 @@ class Settings(BaseSettings):
 
 def load_settings(**overrides: object) -> Settings:
     """Read and check the settings; an override of None counts as not given."""
-    given = {name: value for name, value in overrides.items() if value is not None}
+    given = {name: value for name, value in overrides.items() if value is not None} | {"_secrets_dir": _secrets_dir()}
     faults = list(_unknown_variables(os.environ))
     try:
         settings = Settings(**given)  # type: ignore[arg-type]
     except pydantic.ValidationError as error:
         faults = [*map(_fault, error.errors()), *faults]
+    else:
+        faults += _contradictions(settings)
     if faults:
         raise SettingsError(f"cannot start with these settings: {'; '.join(faults)}; correct or unset them")
     return settings
 
 
+def _secrets_dir() -> Path | None:
+    name = os.environ.get(SECRETS_DIR, "")
+    if name and not Path(name).is_dir():
+        raise SettingsError(
+            f"cannot start: {SECRETS_DIR} is {name!r}, expected a directory; mount it or unset the variable"
+        )
+    return Path(name) if name else None
+
+
+def _contradictions(settings: Settings) -> Iterable[str]:
+    """Word what each field allows and all together do not."""
+    protocol = settings.security_protocol
+    if protocol.startswith("SASL_") and not (settings.sasl_username and settings.sasl_password.get_secret_value()):
+        yield f"{PREFIX}SECURITY_PROTOCOL is {protocol}, which needs {PREFIX}SASL_USERNAME and {PREFIX}SASL_PASSWORD"
+    if settings.sasl_username and not protocol.startswith("SASL_"):
+        yield f"{PREFIX}SASL_USERNAME is set, which needs {PREFIX}SECURITY_PROTOCOL=SASL_SSL or SASL_PLAINTEXT"
+    files = {name: getattr(settings, name) for name in ("tls_ca_file", "tls_cert_file", "tls_key_file")}
+    for name, path in files.items():
+        if path is not None and not protocol.endswith("SSL"):
+            yield f"{PREFIX}{name.upper()} is set, which needs {PREFIX}SECURITY_PROTOCOL=SSL or SASL_SSL"
+        elif path is not None and not path.is_file():
+            yield f"{PREFIX}{name.upper()} is '{path}', expected a file"
+    if (settings.tls_cert_file is None) != (settings.tls_key_file is None):
+        yield f"{PREFIX}TLS_CERT_FILE and {PREFIX}TLS_KEY_FILE belong together, one of them is missing"
+
+
 def _unknown_variables(names: Iterable[str]) -> Iterable[str]:
-    known = {PREFIX + field.upper() for field in Settings.model_fields} | TOOLING
+    known = {PREFIX + field.upper() for field in Settings.model_fields} | TOOLING | {SECRETS_DIR}
     for name in sorted(names):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             yield f"{name} is not a setting"

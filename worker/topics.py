@@ -16,7 +16,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
 from model.contract.errors import FunnelcastError
-from worker.broker import BrokerError, connected
+from worker.broker import BrokerError, client_options, connected
 from worker.settings import Settings, load_settings
 
 TABLE = "user-sequences"
@@ -67,7 +67,7 @@ def needed(settings: Settings) -> list[Topic]:
 def ensure_topics(settings: Settings) -> list[str]:
     """Create the topics that are missing, unless those that exist differ; return the names of those created."""
     wanted = needed(settings)
-    with connected(KafkaAdminClient, settings.broker) as admin:
+    with connected(KafkaAdminClient, settings.broker, **client_options(settings)) as admin:
         found = _describe(admin, wanted)
         _refuse(settings, [topic for topic in wanted if topic.name in found], found)
         missing = [topic for topic in wanted if topic.name not in found]
@@ -81,7 +81,7 @@ def ensure_topics(settings: Settings) -> list[str]:
 def check_topics(settings: Settings) -> list[Topic]:
     """Raise one TopicsError about every topic that is missing or differs; return what was found."""
     wanted = needed(settings)
-    with connected(KafkaAdminClient, settings.broker) as admin:
+    with connected(KafkaAdminClient, settings.broker, **client_options(settings)) as admin:
         found = _describe(admin, wanted)
     _refuse(settings, wanted, found)
     return list(found.values())

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from model.contract.stages import STAGES
-from worker.broker import connected, require_topics
+from worker.broker import client_options, connected, require_topics
 from worker.settings import load_settings
 
 POLL_MS = 500
@@ -112,11 +112,12 @@ def run(args: argparse.Namespace) -> int:
     """Show records until the limit."""
     settings = load_settings(broker=args.broker)
     topics = [settings.stage_probabilities, settings.triggers]
-    require_topics(settings.broker, topics)
+    security = client_options(settings)
+    require_topics(settings.broker, topics, **security)
     console = Console(highlight=False, soft_wrap=True)
     wide = console.width >= WIDE
     options = {"isolation_level": "read_committed", "group_id": None, "enable_auto_commit": False}
-    with connected(KafkaConsumer, settings.broker, **options) as consumer:
+    with connected(KafkaConsumer, settings.broker, **options, **security) as consumer:
         if not args.json:
             console.print(header(wide))
         for shown, record in enumerate(committed(consumer, topics, args.from_beginning), 1):

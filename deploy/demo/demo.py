@@ -173,7 +173,7 @@ def suppressed(address: str) -> dict[str, int]:
         for line in page.read().decode().splitlines():
             if line.startswith(SUPPRESSED):
                 counts[line.partition('reason="')[2].partition('"')[0]] += int(float(line.rpartition(" ")[2]))
-    return dict(counts.most_common())
+    return {reason: count for reason, count in counts.most_common() if count}
 
 
 def summary(console: Console, seen: Seen, withheld: dict[str, int]) -> None:
@@ -242,6 +242,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=250, help="clicks per second (default 250)")
     parser.add_argument("--keep", action="store_true", help="leave broker and worker running until Ctrl-C")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, as Ctrl-C does
     console = Console()
     with gzip.open(CLICKS) as lines:
         total = sum(1 for _ in lines)
@@ -252,13 +253,14 @@ def main() -> int:
             ensure_topics(settings)
             with worker(settings, Path(folder) / "worker.log") as address:
                 console.print(
-                    f"worker ready, {address}/metrics; replaying {total:,} clicks of real users at {args.rate:,.0f}/s"
+                    f"worker ready; console {address}/, metrics {address}/metrics; "
+                    f"replaying {total:,} clicks of real users at {args.rate:,.0f}/s"
                 )
                 seen = play(console, settings, args.rate, total, address)
                 console.print()
                 summary(console, seen, suppressed(address))
                 if args.keep:
-                    console.print(f"left running: Kafka {kafka.bootstrap}, worker {address}; Ctrl-C ends both")
+                    console.print(f"left running: Kafka {kafka.bootstrap}, console {address}/; Ctrl-C ends both")
                     with contextlib.suppress(KeyboardInterrupt):
                         signal.pause()
     except LocalKafkaError as error:

@@ -99,7 +99,7 @@ def test_metrics_are_served_with_readiness(server: HealthServer, health: Health)
 
 
 def test_other_paths_are_not_found(server: HealthServer) -> None:
-    assert get(server, "/")[0] == 404
+    assert get(server, "/elsewhere")[0] == 404
 
 
 def test_an_unknown_condition_is_a_mistake(health: Health) -> None:

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from model.contract.events import TYPES
 from model.contract.rows import APPLIED, DUPLICATE, LATE
 from worker.metrics import Histogram, Metrics
 
@@ -91,3 +92,30 @@ def test_every_name_has_the_prefix_a_unit_or_noun_and_a_text() -> None:
         assert re.fullmatch(r"funnelcast_[a-z0-9_]+", family.name)
         assert family.documentation
         assert not re.search(r"_(ms|millis|user_id)\b", family.name)
+
+
+def test_answers_are_counted_by_type_stage_and_probability() -> None:
+    metrics = Metrics()
+    view, order, end = (TYPES.index(name) for name in ("product_view", "order", "session_end"))
+    reach = np.full((4, 2, 6), 0.25, "f4")
+    degraded = np.array([False, False, False, True])
+    metrics.answers(np.array([view, view, order, end], "u1"), np.array([1, 1, 4, 4], "u1"), reach, degraded)
+    assert value(metrics, "funnelcast_events_answered_total", type="product_view") == 2
+    assert value(metrics, "funnelcast_events_answered_total", type="order") == 1
+    assert value(metrics, "funnelcast_events_answered_total", type="refund") == 0
+    assert value(metrics, "funnelcast_sessions_ended_total", stage="purchase") == 1
+    labels = {"scope": "user", "stage": "intent"}
+    assert value(metrics, "funnelcast_reach_probability_count", **labels) == 3
+    assert value(metrics, "funnelcast_reach_probability_sum", **labels) == pytest.approx(0.75)
+    assert value(metrics, "funnelcast_reach_probability_bucket", le="0.2", **labels) == 0
+    assert value(metrics, "funnelcast_reach_probability_bucket", le="0.3", **labels) == 3
+
+
+def test_counters_of_known_labels_begin_at_zero() -> None:
+    metrics = Metrics()
+    metrics.expect_campaigns(["nudge", "rescue"], ["holdout", "cooldown"])
+    metrics.expect_partition(3)
+    assert value(metrics, "funnelcast_triggers_suppressed_total", campaign="rescue", reason="cooldown") == 0
+    assert value(metrics, "funnelcast_campaign_orders_total", campaign="rescue", group="holdout") == 0
+    assert value(metrics, "funnelcast_records_consumed_total", partition="3") == 0
+    assert value(metrics, "funnelcast_records_rejected_total", reason="future") == 0

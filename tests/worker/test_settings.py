@@ -93,3 +93,19 @@ def test_a_read_only_state_directory_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(SettingsError, match="Permission denied"):
         check_state_dir(tmp_path)
+
+
+def test_secrets_may_stand_in_files_instead_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "FUNNELCAST_SASL_PASSWORD").write_text("tulip\n")
+    (tmp_path / "FUNNELCAST_HOLDOUT_SALT").write_text("pepper")
+    monkeypatch.setenv("FUNNELCAST_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("FUNNELCAST_HOLDOUT_SALT", "salt")
+    settings = load_settings()
+    assert settings.sasl_password.get_secret_value() == "tulip"
+    assert settings.holdout_salt.get_secret_value() == "salt", "the environment wins over the files"
+
+
+def test_a_missing_directory_of_secrets_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUNNELCAST_SECRETS_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(SettingsError, match=r"SECRETS_DIR is .*nowhere', expected a directory"):
+        load_settings()

@@ -1,0 +1,108 @@
+"""What came of predictions and campaigns is counted once their time has passed, and not before."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from model.contract.events import TYPES
+from model.contract.rows import DAY_MS, NEW, Block
+from model.contract.stages import NO_STAGE, STAGES
+from worker.campaigns import Campaign
+from worker.metrics import Metrics
+from worker.outcomes import OPEN_PREDICTIONS, Outcomes
+from worker.policy import Mark, Memory, in_holdout, policy_of
+from worker.records import Answers
+
+NUDGE = Campaign(name="nudge", rule="below", stage=STAGES[3], scope="user", threshold=0.3, holdout=0.5)
+POLICY = policy_of([NUDGE], "salt")
+HOUR = 3_600_000
+Row = tuple[str, int, str, int, int]  # user, time, type, stage of the row, category
+
+
+def seen(outcomes: Outcomes, *rows: Row, chance: float = 0.25, memory: Memory | None = None, degraded: bool = False):
+    users, times, types, stages, categories = zip(*rows, strict=True)
+    n = len(rows)
+    keys = [user.encode() for user in users]
+    codes = np.array([TYPES.index(name) for name in types], "u1")
+    block = Block(
+        np.arange(n), np.arange(n), np.arange(n), np.full(n, NEW), np.array(times), codes, np.array(stages, "u1"),
+        np.zeros(n, "u1"), np.array(categories, "u4"),
+    )  # fmt: skip
+    answers = Answers(
+        keys, np.arange(n), np.array(times), np.array(times), codes, np.zeros(n, "u1"), [None] * n, np.ones(n, int),
+        np.full((n, 2, 6), chance, "f4"), np.zeros((n, 20), "f4"), np.full(n, degraded),
+    )  # fmt: skip
+    outcomes.observe(answers, block, dict.fromkeys(keys, memory) if memory else {})
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def outcomes(metrics: Metrics) -> Outcomes:
+    return Outcomes(DAY_MS, POLICY, metrics)
+
+
+def counts(metrics: Metrics, name: str, scope: str) -> list[float]:
+    return [
+        metrics.registry.get_sample_value(f"funnelcast_reach_{name}_total", {"scope": scope, "stage": stage})
+        for stage in STAGES
+    ]
+
+
+def resolved(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("funnelcast_reach_resolved_total")
+
+
+def test_a_prediction_is_compared_with_the_day_after_it(outcomes: Outcomes, metrics: Metrics) -> None:
+    seen(outcomes, ("ann", 0, "product_view", 0, 7))
+    seen(outcomes, ("ann", HOUR, "product_view", 1, 7), ("ann", 2 * HOUR, "cart_add", 3, 8))
+    seen(outcomes, ("bob", DAY_MS, "product_view", 0, 7))
+    assert resolved(metrics) == 0  # a row exactly at the end of the horizon still counts
+    seen(outcomes, ("ann", DAY_MS + 1, "order", 4, 7))
+    assert resolved(metrics) == 1
+    assert counts(metrics, "observed", "category") == [1, 1, 0, 0, 0, 0]
+    assert counts(metrics, "observed", "user") == [1, 1, 1, 1, 0, 0]
+    assert counts(metrics, "expected", "user") == pytest.approx([0.25] * 6)
+
+
+def test_silence_reaches_nothing(outcomes: Outcomes, metrics: Metrics) -> None:
+    seen(outcomes, ("ann", 0, "product_view", 0, 7), ("ann", HOUR, "session_end", NO_STAGE, 7))
+    seen(outcomes, ("bob", 2 * DAY_MS, "product_view", 0, 7))
+    assert counts(metrics, "observed", "user") == [0] * 6
+    assert counts(metrics, "expected", "user") == pytest.approx([0.25] * 6)
+
+
+def test_base_rates_are_no_predictions(outcomes: Outcomes, metrics: Metrics) -> None:
+    seen(outcomes, ("ann", 0, "product_view", 0, 7), degraded=True)
+    seen(outcomes, ("bob", 2 * DAY_MS, "product_view", 0, 7))
+    assert resolved(metrics) == 0
+
+
+def test_the_predictions_that_are_followed_are_bounded(outcomes: Outcomes, metrics: Metrics) -> None:
+    seen(outcomes, *((f"user{n}", n, "product_view", 0, 7) for n in range(OPEN_PREDICTIONS + 50)))
+    seen(outcomes, ("bob", 3 * DAY_MS, "product_view", 0, 7))
+    assert resolved(metrics) == OPEN_PREDICTIONS
+
+
+@pytest.mark.parametrize(("hours", "counted"), [(1, 1), (24, 1), (25, 0), (-1, 0)])
+def test_an_order_counts_for_a_campaign_that_decided_within_the_day(
+    outcomes: Outcomes, metrics: Metrics, hours: int, counted: int
+) -> None:
+    memory = {NUDGE.key: Mark(100 * HOUR, armed=False)}
+    for user in ("ann", "bob", "cid", "dan"):
+        seen(outcomes, (user, (100 + hours) * HOUR, "order", 4, 7), memory=memory)
+    held = sum(in_holdout(user, NUDGE, POLICY.salt) for user in (b"ann", b"bob", b"cid", b"dan"))
+    orders = [
+        metrics.registry.get_sample_value("funnelcast_campaign_orders_total", {"campaign": "nudge", "group": group})
+        for group in ("treatment", "holdout")
+    ]
+    assert [count or 0 for count in orders] == [counted * (4 - held), counted * held]
+
+
+def test_an_order_without_a_campaign_counts_for_none(outcomes: Outcomes, metrics: Metrics) -> None:
+    seen(outcomes, ("ann", 0, "order", 4, 7))
+    assert "nudge" not in metrics.page().decode()

@@ -1,0 +1,102 @@
+"""Outcomes: answers in; what came of earlier answers and campaigns out, as counts for the model's and marketer's eyes.
+
+Calibration needs what happened later: one prediction per user is remembered until its horizon has passed in the
+partition's event time. Orders are counted for campaigns that decided on the user within the last day, fired or held
+out. Lost with the process: these are measurements, not state.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model.contract.events import ORDER_TYPE
+from model.contract.rows import DAY_MS, REVISED, Block
+from model.contract.stages import NO_STAGE, STAGES
+from worker.metrics import Metrics
+from worker.policy import Memory, Policy, in_holdout
+from worker.records import Answers
+
+OPEN_PREDICTIONS = 2000  # per partition, about 1 MB; further users wait until a place is free
+N_STAGES = len(STAGES)
+
+
+@dataclass(slots=True)
+class Open:
+    """A prediction whose horizon has not passed; deepest stages seen since, -1 for none."""
+
+    time_ms: int
+    category: int
+    reach: npt.NDArray[np.float32]  # (2, 6)
+    in_category: int = -1
+    anywhere: int = -1
+
+
+class Outcomes:
+    """What one partition's users did after they were scored."""
+
+    def __init__(self, horizon_ms: int, policy: Policy, metrics: Metrics) -> None:
+        self._horizon_ms, self._policy, self._metrics = horizon_ms, policy, metrics
+        self._open: dict[bytes, Open] = {}
+        self._newest_ms = 0
+
+    def observe(self, answers: Answers, block: Block, memories: Mapping[bytes, Memory]) -> None:
+        """Take one block's answers, in order; `memories` are the users' campaign memories before it."""
+        self._metrics.answers(answers.type, answers.user_stage, answers.reach, answers.degraded)
+        for row in np.flatnonzero(answers.type == ORDER_TYPE).tolist():
+            self._order(answers.keys[row], int(answers.event_time[row]), memories)
+        if answers.reach is None or not answers.keys:
+            return
+        times = answers.event_time
+        self._newest_ms = max(self._newest_ms, int(times.max()))
+        picked = [row for row, key in enumerate(answers.keys) if key in self._open]
+        if len(self._open) < OPEN_PREDICTIONS:
+            picked = list(range(len(answers.keys)))
+        if picked:
+            rows = np.flatnonzero(block.kind != REVISED)[picked]  # (P,)
+            stages, categories = block.stage[rows].tolist(), block.category[rows].tolist()
+            for row, time_ms, stage, category in zip(picked, times[picked].tolist(), stages, categories, strict=True):
+                self._follow(answers, row, time_ms, stage, category)
+        self._resolve()
+
+    def _follow(self, answers: Answers, row: int, time_ms: int, stage: int, category: int) -> None:
+        """Note what a followed user did, or begin to follow one."""
+        opened = self._open.get(answers.keys[row])
+        if opened is not None:
+            if stage != NO_STAGE and opened.time_ms <= time_ms <= opened.time_ms + self._horizon_ms:
+                _reached(opened, stage, category)
+        elif len(self._open) < OPEN_PREDICTIONS and not answers.degraded[row]:
+            assert answers.reach is not None
+            self._open[answers.keys[row]] = Open(time_ms, category, answers.reach[row].copy())
+
+    def _resolve(self) -> None:
+        """Count the predictions whose horizon has passed, oldest first."""
+        passed = itertools.takewhile(
+            lambda user: self._open[user].time_ms + self._horizon_ms < self._newest_ms, self._open
+        )
+        done = [self._open.pop(user) for user in list(passed)]
+        if not done:
+            return
+        deepest = np.array([(opened.in_category, opened.anywhere) for opened in done])  # (D, 2)
+        observed = (deepest[:, :, None] >= np.arange(N_STAGES)).sum(axis=0)  # (2, 6)
+        self._metrics.resolved(len(done), np.sum([opened.reach for opened in done], axis=0), observed)
+
+    def _order(self, user: bytes, time_ms: int, memories: Mapping[bytes, Memory]) -> None:
+        memory = memories.get(user)
+        if not memory:
+            return
+        for rule in self._policy.rules:
+            mark = memory.get(rule.key)
+            if mark is not None and 0 <= time_ms - mark.fired_ms <= DAY_MS:
+                group = "holdout" if in_holdout(user, rule.campaign, self._policy.salt) else "treatment"
+                self._metrics.campaign_orders.labels(rule.campaign.name, group).inc()
+
+
+def _reached(opened: Open, stage: int, category: int) -> None:
+    opened.anywhere = max(opened.anywhere, stage)
+    if category == opened.category:
+        opened.in_category = max(opened.in_category, stage)
