@@ -7,8 +7,8 @@ network cannot answer gets the base rate and is marked degraded; no row is left 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +17,12 @@ import onnxruntime
 from model.contract.bundle import Bundle, pad
 from model.contract.errors import BundleError
 from model.contract.events import N_TYPES
+from model.contract.graph import OUTPUTS, Session, check_golden, groups, softmax
 from model.contract.rows import Inputs
 
 log = logging.getLogger(__name__)
 
 Array: TypeAlias = npt.NDArray[Any]
-
-GROUP_TOKENS = 8192  # rows of one run, padding included: bounds its memory and its time
-TOLERANCE = 1e-5  # between the golden probabilities and ours
-OUTPUTS = ("reach", "next_type")
 
 
 class Scores(NamedTuple):
@@ -34,12 +31,6 @@ class Scores(NamedTuple):
     reach: Array  # float32 (A, 2, 6): probabilities, calibrated
     next_type: Array  # float32 (A, 20): probabilities; all zero where degraded
     degraded: npt.NDArray[np.bool_]  # (A,): base rate instead of a score
-
-
-class Session(Protocol):
-    """What the scorer needs of an onnxruntime session."""
-
-    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Array]) -> Sequence[Any]: ...
 
 
 def open_session(bundle: Bundle, threads: int) -> onnxruntime.InferenceSession:
@@ -69,9 +60,8 @@ class Scorer:
     ) -> None:
         self._bundle, self._on_failure = bundle, on_failure
         self._session = session or open_session(bundle, threads)
-        self._classes = np.array(sorted(bundle.contract.length_classes))
         self._base_rates = np.array(bundle.contract.base_rates, "f4")  # (2, 6)
-        self._verify()
+        check_golden(bundle, self._session)
 
     def score(self, requests: Sequence[Inputs]) -> list[Scores]:
         """Score all wanted rows of the requests."""
@@ -82,20 +72,11 @@ class Scorer:
             np.zeros((rows, N_TYPES), "f4"),  # (A, 20)
             np.ones(rows, bool),
         )
-        for users, length in self._groups(whole.lengths):
+        for users, length in groups(whole.lengths, self._bundle.contract.length_classes):
             for done, outputs in self._run(whole, users, length):
                 self._fill(scores, whole, done, outputs)
         ends = np.cumsum([len(request.owner) for request in requests])[:-1]
         return [Scores(*parts) for parts in zip(*(np.split(column, ends) for column in scores), strict=True)]
-
-    def _groups(self, lengths: Array) -> Iterator[tuple[Array, int]]:
-        """Yield users of the same length class, no more together than one run may hold."""
-        wanted = np.searchsorted(self._classes, lengths)
-        for place, length in enumerate(self._classes.tolist()):
-            users = np.flatnonzero(wanted == place)
-            size = max(1, GROUP_TOKENS // length)
-            for first in range(0, len(users), size):
-                yield users[first : first + size], length
 
     def _run(self, whole: Inputs, users: Array, length: int) -> Iterator[tuple[Array, Sequence[Array]]]:
         """Run a group; when that fails its halves, down to single users, who then stay without a score."""
@@ -130,22 +111,6 @@ class Scorer:
         scores.next_type[rows] = softmax(next_type[finite])
         scores.degraded[rows] = False
 
-    def _verify(self) -> None:
-        """Compare this machine's answers with the bundle's golden ones."""
-        golden = self._bundle.golden()
-        feed = {name: golden[name] for name in ("type", "item", "category", "features", "lengths")}
-        real = np.arange(feed["type"].shape[1]) < feed["lengths"][:, None]  # (B, L)
-        found = self._session.run(OUTPUTS, feed)
-        apart = max(
-            float(np.abs(probabilities(mine[real]) - probabilities(golden[name][real])).max(initial=0))
-            for name, mine, probabilities in zip(OUTPUTS, found, (self._bundle.calibration.apply, softmax), strict=True)
-        )
-        if not apart <= TOLERANCE:
-            raise BundleError(
-                f"the bundle {self._bundle.path} answers its golden inputs {apart:.1e} off on this machine, at most "
-                f"{TOLERANCE:.0e} is allowed; use the onnxruntime version of its provenance or export it again"
-            )
-
 
 def merge(requests: Sequence[Inputs]) -> Inputs:
     """Join the inputs of several requests into one."""
@@ -155,9 +120,3 @@ def merge(requests: Sequence[Inputs]) -> Inputs:
     columns = {name: np.concatenate([getattr(request, name) for request in requests]) for name in Inputs._fields}
     owners = [request.owner + first for request, first in zip(requests, before[:-1], strict=True)]
     return Inputs(**{**columns, "owner": np.concatenate(owners)})
-
-
-def softmax(logits: Array) -> Array:
-    """Turn logits (..., n) into probabilities, float64."""
-    powers = np.exp(logits.astype("f8") - logits.max(axis=-1, keepdims=True, initial=-np.inf))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
