@@ -11,21 +11,12 @@ import torch
 from torch import Tensor
 
 from model.contract.features import WIDTH
-from model.contract.rows import LMAX, RING, base
 from model.contract.stages import STAGES
 from model.examples import CENSORED, Examples
 from model.reformer import SCOPES, Rows
+from model.segments import Segment, segments_of
 
 NOTHING_NEXT = -1
-
-
-class Segment(NamedTuple):
-    """A stretch of one user's rows; losses count from row `scored` on, the rows before are what these rows see."""
-
-    user: int
-    begin: int
-    scored: int
-    end: int
 
 
 class Batch(NamedTuple):
@@ -37,12 +28,7 @@ class Batch(NamedTuple):
 
 def segments(examples: Examples, users: Sequence[int]) -> list[Segment]:
     """Cut users into stretches of at most RING rows, each row seeing what the worker's score of it sees."""
-    cut = []
-    for user in users:
-        rows = examples.rows_of(user)
-        cut.append(Segment(user, 0, 0, min(rows, RING)))
-        cut += [Segment(user, base(row), row, min(rows, row + LMAX)) for row in range(RING, rows, LMAX)]
-    return cut
+    return [part for user in users for part in segments_of(user, examples.rows_of(user))]
 
 
 def batches(cut: list[Segment], rows: int, draw: np.random.Generator | None = None) -> list[list[Segment]]:

@@ -23,6 +23,7 @@ class Examples(NamedTuple):
 
     users: tuple[str, ...]
     start: Array  # (U + 1,) i8 first row of each user, and the end
+    ts: Array  # (N,) i8 ms
     type: Array  # (N,) u1
     item: Array  # (N,) i8
     category: Array  # (N,) i8
@@ -31,6 +32,10 @@ class Examples(NamedTuple):
 
     def rows_of(self, user: int) -> int:
         return int(self.start[user + 1] - self.start[user])
+
+    def user_of(self, rows: Array) -> Array:
+        """Return the user of each of many rows."""
+        return np.searchsorted(self.start, rows, "right") - 1
 
 
 def read_examples(
@@ -45,6 +50,7 @@ def read_examples(
     examples = Examples(
         users=tuple(histories.users),
         start=histories.offsets,
+        ts=histories.ts,
         type=histories.type,
         item=vocabulary.item_index(histories.item),
         category=vocabulary.category_index(histories.category),

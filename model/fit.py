@@ -50,6 +50,7 @@ class Scored(NamedTuple):
     outcomes: Array  # (P, 2, S) int8
     session_end: Array  # (P,) bool
     weight: Array  # (P,) float32
+    row: Array  # (P,) int64 row of the examples
 
 
 class Trainer:
@@ -174,10 +175,12 @@ def _mean(values: Tensor, weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def score(model: ClickModel, examples: Examples, users: list[int]) -> Scored:
-    """Score every position of some users that is not censored."""
+    """Score every position of some users that is not censored; in the order of the examples' rows."""
     model.eval()
     parts = list(_scored(model, examples, users))
-    return Scored(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    scored = Scored(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    order = np.argsort(scored.row)
+    return Scored(*(column[order] for column in scored))
 
 
 def _scored(model: ClickModel, examples: Examples, users: list[int]) -> Iterator[tuple[Array, ...]]:
@@ -187,4 +190,6 @@ def _scored(model: ClickModel, examples: Examples, users: list[int]) -> Iterator
         known = batch.reach[..., 0, 0] != CENSORED  # (B, L)
         ended = batch.rows.type == model.config.types - 1
         weight = batch.weight.expand(known.shape)
-        yield tuple(part[known].numpy() for part in (reach, batch.reach, ended, weight))
+        first = torch.tensor([int(examples.start[part.user]) + part.begin for part in cut])
+        row = first[:, None] + torch.arange(known.shape[1])  # (B, L)
+        yield tuple(part[known].numpy() for part in (reach, batch.reach, ended, weight, row))

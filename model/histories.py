@@ -98,16 +98,23 @@ def replay(columns: LogColumns, rules: Rules | None = None, progress: bool | Non
 
 
 def replay_groups(
-    columns: LogColumns, rules: Rules | None = None, progress: bool | None = None, group_events: int = GROUP_EVENTS
+    columns: LogColumns,
+    rules: Rules | None = None,
+    progress: bool | None = None,
+    group_events: int = GROUP_EVENTS,
+    recorded: Array | None = None,
 ) -> Iterator[Histories]:
-    """Replay a log group by group of its users, in the order of their first events: a large log in bounded memory."""
+    """Replay a log group by group of its users, in the order of their first events: a large log in bounded memory.
+
+    `recorded` (S, 2) are the recorded stretches of the whole log, where the columns are those of some of its users.
+    """
     rules = rules or default_rules()
     events = np.bincount(columns.user, minlength=len(columns.users))  # (U,)
     group = (np.cumsum(events) - events) // group_events  # (U,)
     firsts = np.flatnonzero(np.diff(group, prepend=-1)).tolist()  # the first user of each group
     order = np.lexsort((columns.ts, group[columns.user]))  # (N,) event-time order within the group
     ends = np.cumsum(events)
-    recorded = _stretches(np.sort(columns.ts))
+    recorded = _stretches(np.sort(columns.ts)) if recorded is None else recorded
     hide = None if progress is None else not progress  # None: tqdm looks for a terminal
     with tqdm(total=len(order), unit=" events", unit_scale=True, desc="replay", disable=hide) as bar:
         for first, last in zip(firsts, [*firsts[1:], len(columns.users)], strict=True):

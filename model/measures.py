@@ -1,17 +1,16 @@
-"""How good probabilities are: ROC AUC, log-loss against the base rate, calibration error; and Platt calibration.
+"""How good probabilities are: ROC AUC, log-loss against the base rate, calibration error.
 
 In: logits or probabilities (P, 2, S) and outcomes (P, 2, S) of the positions that are not censored. Out: plain numbers.
 """
 
 import numpy as np
 
-from model.contract.bundle import SCOPES, Calibration
+from model.contract.bundle import SCOPES
 from model.contract.rows import Array
 from model.contract.stages import STAGES
 
 SMALLEST = 1e-6  # probabilities are kept this far from 0 and 1 in the log-loss
 BINS = 15
-PRIOR = 1.0  # weight, in positions, of the belief that logits need no calibration
 
 
 def auc(scores: Array, outcomes: Array) -> float:
@@ -36,29 +35,6 @@ def calibration_error(probabilities: Array, outcomes: Array) -> float:
     place = np.minimum((probabilities * BINS).astype(int), BINS - 1)
     gap = np.bincount(place, outcomes - probabilities, BINS)
     return float(np.abs(gap).sum() / max(len(outcomes), 1))
-
-
-def fit_platt(logits: Array, outcomes: Array) -> Calibration:
-    """Fit scale and shift per scope and stage on positions (P, 2, S) by Newton's method."""
-    fitted = np.array(
-        [[_platt(logits[:, a, s], outcomes[:, a, s]) for s in range(len(STAGES))] for a in range(len(SCOPES))]
-    )  # (2, S, 2)
-    return Calibration(scale=fitted[..., 0].tolist(), shift=fitted[..., 1].tolist())
-
-
-def _platt(logits: Array, outcomes: Array) -> Array:
-    columns = np.stack([logits, np.ones_like(logits)], 1).astype(np.float64)  # (P, 2)
-    unchanged = np.array([1.0, 0.0])
-    fitted = unchanged
-    for _ in range(30):
-        p = 0.5 * (1 + np.tanh(0.5 * columns @ fitted))
-        slope = columns.T @ (p - outcomes) + PRIOR * (fitted - unchanged)
-        curvature = (columns * (p * (1 - p))[:, None]).T @ columns + PRIOR * np.eye(2)
-        step = np.linalg.solve(curvature, slope)
-        fitted = fitted - step
-        if np.abs(step).max() < 1e-9:
-            break
-    return fitted
 
 
 def measure(probabilities: Array, outcomes: Array, base_rates: Array) -> dict[str, dict[str, dict[str, float]]]:

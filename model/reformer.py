@@ -21,6 +21,7 @@ from model.contract.events import N_TYPES
 from model.contract.features import WIDTH
 from model.contract.stages import STAGES
 from model.contract.vocabulary import UNK_ROW
+from model.networks import NETWORKS
 
 SCOPES = 2  # in the category of the row, anywhere
 NAMED = UNK_ROW + 1  # first embedding row that stands for names
@@ -48,6 +49,7 @@ class ReformerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     anonymity: float = 1.0
     reversible: bool = False
     seed: int = 0
+    network: str = "reformer"  # or one of model.networks, to compare with
 
 
 TIERS = {"small": ReformerConfig(), "base": ReformerConfig(dim=128, depth=4, reversible=True)}
@@ -108,6 +110,16 @@ class RowEmbedding(nn.Module):
         return torch.where(names < NAMED, names, NAMED + (names - NAMED + shift) % (rows - NAMED))
 
 
+def windowed_trunk(config: ReformerConfig) -> nn.Module:
+    """Return the library's blocks, whose attention ClickModel replaces."""
+    trunk: nn.Module = Reformer(
+        config.dim, config.depth, heads=config.heads, bucket_size=config.window, n_hashes=config.rounds,
+        causal=True, ff_chunks=1, ff_dropout=config.dropout, post_attn_dropout=config.dropout,
+        reverse_thres=0 if config.reversible else 10**9,
+    )  # fmt: skip
+    return trunk
+
+
 class ClickModel(nn.Module):
     """Score every row of right-padded sequences from the rows up to it."""
 
@@ -115,11 +127,9 @@ class ClickModel(nn.Module):
         super().__init__()
         self.config = config
         self.embed = RowEmbedding(config)
-        self.reformer = Reformer(
-            config.dim, config.depth, heads=config.heads, bucket_size=config.window, n_hashes=config.rounds,
-            causal=True, ff_chunks=1, ff_dropout=config.dropout, post_attn_dropout=config.dropout,
-            reverse_thres=0 if config.reversible else 10**9,
-        )  # fmt: skip
+        self.reformer: Any = (
+            windowed_trunk(config) if config.network == "reformer" else NETWORKS[config.network](config)
+        )
         for layer, attention in enumerate(self.attentions()):
             sizes = config.dim // config.heads, config.rounds, config.hash_buckets, config.window
             attention.lsh_attn = WindowedLSHAttention(*sizes, seed=1000 * config.seed + layer)
@@ -129,7 +139,9 @@ class ClickModel(nn.Module):
         self.next_type = nn.Linear(2 * config.dim, config.types)
 
     def attentions(self) -> list[Any]:
-        """Return the library's self-attention module of each layer."""
+        """Return the library's self-attention module of each layer that has windowed-bucket attention."""
+        if self.config.network != "reformer":
+            return []
         return [block.f.net.fn for block in self.reformer.layers.blocks]
 
     def forward(self, rows: Rows) -> Logits:

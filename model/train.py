@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import torch
 
+from model.calibrate import fit_calibration
 from model.checkpoint import Checkpoint, save_checkpoint, write_whole
 from model.contract.bundle import SCOPES, Calibration, Contract
 from model.contract.errors import FunnelcastError
@@ -24,7 +25,7 @@ from model.contract.vocabulary import Vocabulary
 from model.datasets import add_log_arguments, log_from_args
 from model.examples import CENSORED, Examples, read_examples
 from model.fit import Scored, Settings, Trainer, score
-from model.measures import fit_platt, measure
+from model.measures import measure
 from model.reformer import TIERS, ClickModel
 
 METRICS = "metrics.json"
@@ -195,7 +196,9 @@ def known_outcomes(examples: Examples, users: list[int]) -> Array:
 def judge(model: ClickModel, task: Task) -> tuple[Calibration, dict[str, Any]]:
     """Calibrate on the validation users; measure on both parts, at all positions and at session ends."""
     scored = {name: score(model, task.examples, task.parts[name]) for name in ("validation", "test")}
-    calibration = fit_platt(scored["validation"].logits, scored["validation"].outcomes)
+    held = scored["validation"]
+    user = task.examples.user_of(held.row)
+    calibration = fit_calibration(held.logits, held.outcomes, user, held.session_end)
     rates = np.array(task.contract.base_rates)
     return calibration, {name: figures_of(part, calibration, rates) for name, part in scored.items()}
 

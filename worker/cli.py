@@ -34,9 +34,12 @@ COMMANDS = {
     "replay": Command("worker.replay", "send an event log to the clickstream in event-time order"),
     "watch": Command("worker.watch", "show stage probabilities and triggers as they come"),
     "train": Command("model.train", "train a network on an event log", "train"),
+    "evaluate": Command("model.evaluation.command", "compare the network with its rivals on an event log", "train"),
+    "score": Command("model.offline.command", "score every event and session end of an event log into a file"),
     "export": Command("export.__main__", "turn a checkpoint into the bundle that the worker serves", "export"),
 }
-EXTRA_OF = {"pyarrow": "train", "torch": "train", "reformer_pytorch": "train", "onnx": "export"}
+TRAINING = ("pyarrow", "sklearn", "matplotlib", "torch", "reformer_pytorch")
+EXTRA_OF = dict.fromkeys(TRAINING, "train") | {"onnx": "export"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from model.contract.events import N_TYPES
+from model.contract.graph import OUTPUTS, Session, compare_golden
 from model.contract.pool import Pool, State
 from model.contract.rows import Inputs
 from model.contract.stages import STAGES
 from model.contract.vocabulary import Vocabulary
 from worker.pieces import NOT_KEPT, Piece, Places, Scores
-from worker.scorer import OUTPUTS, Answers, Scorer, Session, merge, open_session
+from worker.scorer import Answers, Scorer, merge, open_session
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ class HotScorer:
         rows = Rows({**feed, "slot": user % self._pool.slots}, user + 1, number)
         logits = self._feed(rows)
         self._hold(np.arange(self._pool.slots), NOBODY, 0)
-        self._scorer.compare(golden, real, *logits)
+        compare_golden(self._scorer.bundle, golden, real, *logits)
 
 
 def hot_scorer(scorer: Scorer, state: State, slots: int, threads: int) -> HotScorer:

@@ -7,9 +7,9 @@ network cannot answer gets the base rate and is marked degraded; no row is left 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import onnxruntime
 from model.contract.bundle import Bundle, Calibration, pad
 from model.contract.errors import BundleError
 from model.contract.events import N_TYPES
+from model.contract.graph import OUTPUTS, Session, check_golden, groups, softmax
 from model.contract.rows import Inputs
 from worker.pieces import Piece, Scores
 
@@ -25,20 +26,11 @@ log = logging.getLogger(__name__)
 
 Array: TypeAlias = npt.NDArray[Any]
 
-GROUP_TOKENS = 8192  # rows of one run, padding included: bounds its memory and its time
-TOLERANCE = 1e-5  # between the golden probabilities and ours
-OUTPUTS = ("reach", "next_type")
 STATE_OUTPUTS = ("rings", "counts")  # of each user after its last row
 
 CPU = "CPUExecutionProvider"
 
 Keep: TypeAlias = Callable[[Array, Array, Array], None]  # users, their rings and their counts
-
-
-class Session(Protocol):
-    """What the scorer needs of an onnxruntime session."""
-
-    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Array]) -> Sequence[Any]: ...
 
 
 def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
@@ -68,9 +60,8 @@ class Scorer:
     ) -> None:
         self.bundle, self.on_failure = bundle, on_failure
         self._session = session or open_session(bundle.model_path, threads)
-        self._classes = np.array(sorted(bundle.contract.length_classes))
         self.base_rates = np.array(bundle.contract.base_rates, "f4")  # (2, 6)
-        self._verify()
+        check_golden(bundle, self._session)
 
     @property
     def on_cpu(self) -> bool:
@@ -85,21 +76,12 @@ class Scorer:
         """Score all wanted rows of the requests; `keep` takes the final states of their users, numbered through."""
         whole = merge(requests)
         answers = Answers(len(whole.owner), self.base_rates)
-        for users, length in self._groups(whole.lengths):
+        for users, length in groups(whole.lengths, self.bundle.contract.length_classes):
             for done, outputs in self._run(whole, users, length, keep is not None):
                 answers.fill(*self._wanted(whole, done, outputs), self.bundle.calibration)
                 if keep is not None:
                     keep(done, outputs[2], outputs[3])
         return answers.split([len(request.owner) for request in requests])
-
-    def _groups(self, lengths: Array) -> Iterator[tuple[Array, int]]:
-        """Yield users of the same length class, no more together than one run may hold."""
-        wanted = np.searchsorted(self._classes, lengths)
-        for place, length in enumerate(self._classes.tolist()):
-            users = np.flatnonzero(wanted == place)
-            size = max(1, GROUP_TOKENS // length)
-            for first in range(0, len(users), size):
-                yield users[first : first + size], length
 
     def _run(self, whole: Inputs, users: Array, length: int, state: bool) -> Iterator[tuple[Array, Sequence[Array]]]:
         """Run a group; when that fails its halves, down to single users, who then stay without a score."""
@@ -128,29 +110,6 @@ class Scorer:
         rows = np.flatnonzero(place[whole.owner] >= 0)  # (R,)
         at = place[whole.owner[rows]], whole.position[rows]
         return rows, outputs[0][at], outputs[1][at]  # (R,), (R, 2, 6), (R, 20)
-
-    def _verify(self) -> None:
-        """Compare this machine's answers with the bundle's golden ones."""
-        golden = self.bundle.golden()
-        feed = {name: golden[name] for name in ("type", "item", "category", "features", "lengths")}
-        real = np.arange(feed["type"].shape[1]) < feed["lengths"][:, None]  # (B, L)
-        reach, next_type = self._session.run(OUTPUTS, feed)
-        self.compare(golden, real, reach[real], next_type[real])
-
-    def compare(self, golden: Mapping[str, Array], real: Array, reach: Array, next_type: Array) -> None:
-        """Refuse a bundle whose `real` golden rows are answered otherwise on this machine."""
-        apart = max(
-            float(np.abs(probabilities(mine) - probabilities(golden[name][real])).max(initial=0))
-            for name, mine, probabilities in (
-                ("reach", reach, self.bundle.calibration.apply),
-                ("next_type", next_type, softmax),
-            )
-        )
-        if not apart <= TOLERANCE:
-            raise BundleError(
-                f"the bundle {self.bundle.path} answers its golden inputs {apart:.1e} off on this machine, at most "
-                f"{TOLERANCE:.0e} is allowed; use the onnxruntime version of its provenance or export it again"
-            )
 
 
 class Answers:
@@ -185,9 +144,3 @@ def merge(requests: Sequence[Inputs]) -> Inputs:
     columns = {name: np.concatenate([getattr(request, name) for request in requests]) for name in Inputs._fields}
     owners = [request.owner + first for request, first in zip(requests, before[:-1], strict=True)]
     return Inputs(**{**columns, "owner": np.concatenate(owners)})
-
-
-def softmax(logits: Array) -> Array:
-    """Turn logits (..., n) into probabilities, float64."""
-    powers = np.exp(logits.astype("f8") - logits.max(axis=-1, keepdims=True, initial=-np.inf))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))

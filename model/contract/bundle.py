@@ -66,17 +66,59 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode(self.agreed(), order="sorted")).hexdigest()
 
 
+Kind = Literal["platt", "isotonic"]
+
+
+class Knots(msgspec.Struct, frozen=True):
+    """A rising line through points: probability `p` at logit `x`, straight between knots and level beyond them."""
+
+    x: list[float]
+    p: list[float]
+
+    def __post_init__(self) -> None:
+        if not self.x or len(self.x) != len(self.p):
+            raise ValueError(f"{len(self.x)} logits and {len(self.p)} probabilities are no knots")
+        rising = np.all(np.diff(self.x) > 0) and np.all(np.diff(self.p) >= 0)
+        if not (rising and 0 <= self.p[0] and self.p[-1] <= 1 and np.isfinite([*self.x, *self.p]).all()):
+            raise ValueError("knots must rise, and their probabilities lie between 0 and 1")
+
+
 class Calibration(msgspec.Struct, frozen=True):
-    """Platt calibration per scope and stage: p = sigmoid(scale * logit + shift)."""
+    """Calibration per scope and stage, by the kind that its table names; one name stands for all tables.
+
+    Platt: p = sigmoid(scale * logit + shift). Isotonic: the line through the table's knots. To reach a stage is to
+    reach all before it, so a deeper one is never likelier: it gets at most the probability of the one before.
+    """
 
     scale: list[list[float]]  # (2, 6)
     shift: list[list[float]]  # (2, 6)
-    kind: Literal["platt"] = "platt"
+    kind: Kind | list[list[Kind]] = "platt"
+    knots: list[list[Knots | None]] = []  # (2, 6) where a kind is isotonic
+
+    def __post_init__(self) -> None:
+        if not np.isfinite([value for table in (*self.scale, *self.shift) for value in table]).all():
+            raise ValueError("scale and shift must be finite numbers")
+        for scope, stage in self.isotonic():
+            if scope >= len(self.knots) or stage >= len(self.knots[scope]) or self.knots[scope][stage] is None:
+                raise ValueError(f"the isotonic table {scope}, {stage} has no knots")
+
+    def kinds(self) -> list[list[Kind]]:
+        """Return the kind of every table."""
+        return self.kind if isinstance(self.kind, list) else [[self.kind] * len(row) for row in self.scale]
+
+    def isotonic(self) -> list[tuple[int, int]]:
+        """Return scope and stage of the isotonic tables."""
+        return [(a, s) for a, row in enumerate(self.kinds()) for s, kind in enumerate(row) if kind == "isotonic"]
 
     def apply(self, logits: Array) -> Array:
-        """Turn logits (..., 2, 6) into probabilities, float64."""
+        """Turn logits (..., 2, 6) into probabilities, float64, that do not rise from stage to stage."""
         z = logits.astype(np.float64) * np.array(self.scale) + np.array(self.shift)  # (..., 2, 6)
-        return np.asarray(0.5 * (1 + np.tanh(0.5 * z)))  # a sigmoid that cannot overflow
+        p = 0.5 * (1 + np.tanh(0.5 * z))  # a sigmoid that cannot overflow
+        for scope, stage in self.isotonic():
+            knots = self.knots[scope][stage]
+            assert knots is not None
+            p[..., scope, stage] = np.interp(logits[..., scope, stage], knots.x, knots.p)
+        return np.asarray(np.minimum.accumulate(p, axis=-1))
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -148,7 +190,7 @@ def load_bundle(path: Path | str) -> Bundle:
     contents = {name: _checked(folder, name, provenance) for name in files(contract)}
     calibration = from_json(contents[CALIBRATION], Calibration, folder / CALIBRATION)
     tables = {"base_rates": contract.base_rates, "scale": calibration.scale, "shift": calibration.shift}
-    for label, table in tables.items():
+    for label, table in (tables | {"kind": calibration.kinds()}).items():
         _by_scope_and_stage(folder, label, table)
     if not zipfile.is_zipfile(folder / GOLDEN):
         raise BundleError(f"{folder / GOLDEN} is not an npz archive; export the bundle again")
@@ -232,7 +274,7 @@ def _contract(data: bytes, path: Path) -> Contract:
     return contract
 
 
-def _by_scope_and_stage(folder: Path, label: str, table: list[list[float]]) -> None:
+def _by_scope_and_stage(folder: Path, label: str, table: Sequence[Sequence[object]]) -> None:
     shape = [len(row) for row in table]
     if shape != [len(STAGES)] * len(SCOPES):
         expected = f"{len(SCOPES)} rows of {len(STAGES)}"

@@ -15,6 +15,7 @@ def examples(*lengths: int) -> Examples:
     return Examples(
         users=tuple(f"u{index}" for index in range(len(lengths))),
         start=np.concatenate([[0], np.cumsum(lengths)]),
+        ts=np.arange(total),
         type=draw.integers(2, 20, total).astype(np.uint8),
         item=np.arange(total),
         category=np.arange(total),

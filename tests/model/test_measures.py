@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.measures import auc, calibration_error, fit_platt, log_loss, measure
+from model.measures import auc, calibration_error, log_loss, measure
 
 
 def test_auc_is_the_share_of_pairs_in_the_right_order() -> None:
@@ -21,21 +21,6 @@ def test_log_loss_and_calibration_error_follow_their_definitions() -> None:
     assert log_loss(p, y) == pytest.approx(losses.mean())
     assert log_loss(p, y, np.array([1, 0, 3])) == pytest.approx((losses[0] + 3 * losses[2]) / 4)
     assert calibration_error(np.array([0.3, 0.3, 0.9]), np.array([0, 1, 1])) == pytest.approx((0.4 + 0.1) / 3)
-
-
-def test_platt_finds_the_scale_and_shift_that_made_the_outcomes() -> None:
-    draw = np.random.default_rng(1)
-    logits = draw.normal(0, 2, (20000, 2, 6))
-    outcomes = draw.random(logits.shape) < 1 / (1 + np.exp(1 - 0.5 * logits))
-    found = fit_platt(logits, outcomes)
-    np.testing.assert_allclose(found.scale, 0.5, atol=0.05)
-    np.testing.assert_allclose(found.shift, -1.0, atol=0.1)
-
-
-def test_platt_survives_a_stage_that_nobody_reaches() -> None:
-    found = fit_platt(np.random.default_rng(2).normal(size=(500, 2, 6)), np.zeros((500, 2, 6)))
-    assert np.isfinite([found.scale, found.shift]).all()
-    assert (found.apply(np.zeros((2, 6))) < 0.05).all()
 
 
 def test_figures_stand_beside_those_of_the_base_rate() -> None:

@@ -30,9 +30,11 @@ from model.contract.bundle import (
 )
 from model.contract.errors import BundleError
 from model.contract.features import WIDTH
+from model.contract.graph import GROUP_TOKENS, OUTPUTS, softmax
 from model.contract.rows import Inputs
 from model.contract.stages import load_funnel
-from worker.scorer import GROUP_TOKENS, OUTPUTS, Scorer, Scores, merge, open_session, softmax
+from worker.pieces import Scores
+from worker.scorer import Scorer, merge, open_session
 
 Array = npt.NDArray[Any]
 

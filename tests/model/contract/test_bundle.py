@@ -165,6 +165,59 @@ def test_calibration_is_a_sigmoid_per_scope_and_stage() -> None:
     assert p[0, 1, 0] == pytest.approx(0.0)
 
 
+def test_a_deeper_stage_is_never_likelier_than_the_one_before() -> None:
+    calibration = Calibration([[1.0] * 6] * 2, [[0.0] * 6] * 2)
+    logits = np.array([[[0.5, 1.0, -2.0, -1.0, -3.0, 4.0], [-1.0] * 6]], np.float32)
+    p = calibration.apply(logits)
+    assert (np.diff(p, axis=-1) <= 0).all()
+    assert p[0, 0, 1] == p[0, 0, 0] == pytest.approx(1 / (1 + np.exp(-0.5)))
+    assert p[0, 0, 5] == pytest.approx(1 / (1 + np.exp(3.0)))
+
+
+def mixed(**changes: Any) -> dict[str, Any]:
+    """Return a calibration, as JSON has it, whose table of purchase in the category is isotonic."""
+    kind = [["platt"] * 6, ["platt"] * 6]
+    kind[0][4] = "isotonic"
+    knots = [[None] * 6, [None] * 6]
+    knots[0][4] = {"x": [-2.0, 0.0, 1.0], "p": [0.1, 0.1, 0.3]}
+    return {"scale": [[1.0] * 6] * 2, "shift": [[0.0] * 6] * 2, "kind": kind, "knots": knots} | changes
+
+
+def test_an_isotonic_table_is_a_line_through_its_knots_and_level_beyond(tmp_path: Path) -> None:
+    bundle = load_bundle(write(tmp_path, contract(), msgspec.convert(mixed(), Calibration)))
+    logits = np.full((4, 2, 6), 9.0, np.float32)
+    logits[:, 0, 4] = [-7, -1, 0.5, 8]
+    assert bundle.calibration.apply(logits)[:, 0, 4] == pytest.approx([0.1, 0.1, 0.2, 0.3])
+    assert bundle.calibration.isotonic() == [(0, 4)]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"knots": []}, "isotonic table 0, 4 has no knots"),
+        ({"kind": "isotonic", "knots": []}, "isotonic table 0, 0 has no knots"),
+        ({"kind": [["spline"] * 6] * 2}, "Invalid enum value 'spline'"),
+        ({"kind": [["platt"] * 6]}, r"kind in .* has rows of \[6\], expected 2 rows of 6"),
+        ({"scale": [[1.0] * 5] * 2}, r"scale in .* has rows of \[5, 5\]"),
+        ({"scale": [["a"] * 6] * 2}, "Expected `float`, got `str`"),
+        ({"knots": [[{"x": [], "p": []}]]}, "0 logits and 0 probabilities are no knots"),
+        ({"knots": [[{"x": [1.0], "p": [0.1, 0.2]}]]}, "1 logits and 2 probabilities"),
+        ({"knots": [[{"x": [1.0, 1.0], "p": [0.1, 0.2]}]]}, "knots must rise"),
+        ({"knots": [[{"x": [1.0, 2.0], "p": [0.2, 0.1]}]]}, "knots must rise"),
+        ({"knots": [[{"x": [1.0, 2.0], "p": [0.2, 1.1]}]]}, "lie between 0 and 1"),
+    ],
+)
+def test_a_malformed_calibration_is_refused_in_one_sentence(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    folder = write(tmp_path, contract())
+    data = msgspec.json.encode(mixed(**change))
+    (folder / CALIBRATION).write_bytes(data)
+    provenance = msgspec.json.decode((folder / PROVENANCE).read_bytes())
+    provenance["files"][CALIBRATION] = hashlib.sha256(data).hexdigest()
+    (folder / PROVENANCE).write_bytes(to_json(provenance))
+    with pytest.raises(BundleError, match=said):
+        load_bundle(folder)
+
+
 @pytest.mark.parametrize(("length", "expected"), [(1, 32), (32, 32), (33, 64), (1024, 1024)])
 def test_a_sequence_gets_the_smallest_length_class_that_holds_it(length: int, expected: int) -> None:
     assert pad_class(length) == expected
