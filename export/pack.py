@@ -49,6 +49,11 @@ def pack(checkpoint: Path, target: Path, name: str = "") -> tuple[Bundle, Parity
     if target.exists():
         raise FunnelcastError(f"{target} exists already, expected a new name; remove it or choose another")
     model, config = read_checkpoint(checkpoint)
+    if config.model.network != "reformer":
+        raise FunnelcastError(
+            f"{checkpoint} holds a network of the kind {config.model.network}, but only reformer can be exported; train"
+            " one with --model reformer"
+        )
     identity = {"name": name or config.name, "version": sha256(checkpoint / WEIGHTS)[:12]}
     parent = target.absolute().parent
     try:

@@ -15,6 +15,8 @@ from model.measures import log_loss
 
 PRIOR = 1.0  # weight, in positions, of the belief that logits need no calibration
 FOLDS = 5
+WON = 4  # folds in which isotonic must be the better one: it costs some ranking, so a hair's breadth is not enough
+BEYOND = 2.0  # logits
 MOST_KNOTS = 32
 SESSION_END_SHARE = 0.3  # of the weight; they are about a seventh of the positions
 
@@ -49,22 +51,31 @@ def weights_of(session_end: Array) -> Array:
 
 def _table(logits: Array, outcomes: Array, weight: Array, fold: Array) -> tuple[Kind, Array, Knots]:
     """Return the better kind, Platt's scale and shift, and the isotonic knots."""
-    losses = {"platt": 0.0, "isotonic": 0.0}
-    for held in range(FOLDS):
-        fit, test = fold != held, fold == held
-        if not fit.any() or not test.any():
-            continue
-        part = logits[fit], outcomes[fit], weight[fit]
-        scale, shift = platt(*part)
-        knots = isotonic(*part)
-        guesses = {
-            "platt": sigmoid(scale * logits[test] + shift),
-            "isotonic": np.interp(logits[test], knots.x, knots.p),
-        }
-        for kind, guess in guesses.items():
-            losses[kind] += float(log_loss(guess, outcomes[test], weight[test])) * float(weight[test].sum())
-    better: Kind = "isotonic" if losses["isotonic"] < losses["platt"] else "platt"
-    return better, platt(logits, outcomes, weight), isotonic(logits, outcomes, weight)
+    gains = [_gain(logits, outcomes, weight, fold == held) for held in range(FOLDS)]
+    better = sum(gains) > 0 and sum(gain > 0 for gain in gains) >= WON
+    line = platt(logits, outcomes, weight)
+    return "isotonic" if better else "platt", line, extended(isotonic(logits, outcomes, weight), line)
+
+
+def _gain(logits: Array, outcomes: Array, weight: Array, test: Array) -> float:
+    """Return by how much isotonic beats Platt on some positions, both fitted on the others; 0 if there are none."""
+    fit = ~test
+    if not fit.any() or not test.any():
+        return 0.0
+    part = logits[fit], outcomes[fit], weight[fit]
+    line = platt(*part)
+    knots = extended(isotonic(*part), line)
+    guesses = sigmoid(line[0] * logits[test] + line[1]), np.interp(logits[test], knots.x, knots.p)
+    losses = [float(log_loss(guess, outcomes[test], weight[test])) for guess in guesses]
+    return (losses[0] - losses[1]) * float(weight[test].sum())
+
+
+def extended(knots: Knots, line: Array) -> Knots:
+    """Go on beyond the outermost knots towards Platt's line, lest what is ranked there becomes a tie."""
+    first, last = knots.x[0] - BEYOND, knots.x[-1] + BEYOND
+    low, high = sigmoid(line[0] * np.array([first, last]) + line[1])
+    p = [min(float(low), knots.p[0]), *knots.p, max(float(high), knots.p[-1])]
+    return Knots([first, *knots.x, last], p)
 
 
 def platt(logits: Array, outcomes: Array, weight: Array) -> Array:

@@ -51,6 +51,10 @@ class ReformerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
     network: str = "reformer"  # or one of model.networks, to compare with
 
+    def __post_init__(self) -> None:
+        if self.network != "reformer" and self.network not in NETWORKS:
+            raise ValueError(f"the network {self.network!r} is none of reformer, {', '.join(NETWORKS)}")
+
 
 TIERS = {"small": ReformerConfig(), "base": ReformerConfig(dim=128, depth=4, reversible=True)}
 

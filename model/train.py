@@ -26,6 +26,7 @@ from model.datasets import add_log_arguments, log_from_args
 from model.examples import CENSORED, Examples, read_examples
 from model.fit import Scored, Settings, Trainer, score
 from model.measures import measure
+from model.networks import NETWORKS
 from model.reformer import TIERS, ClickModel
 
 METRICS = "metrics.json"
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_log_arguments(parser)
     add = parser.add_argument_group("the run").add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="run directory: checkpoint, figures, resumable state")
+    add("--model", choices=("reformer", *NETWORKS), default="reformer", help="the network (default: reformer)")
     add("--tier", choices=sorted(TIERS), default="small", help="size of the network (default: small)")
     add(
         "--epochs",
@@ -115,7 +117,8 @@ def run(arguments: argparse.Namespace) -> int:
 def read_task(arguments: argparse.Namespace) -> Task:
     """Replay and label the log, and set users aside."""
     funnel, horizon_ms = load_funnel(arguments.funnel), arguments.horizon_hours * HOUR_MS
-    settings = Settings(msgspec.structs.replace(TIERS[arguments.tier], seed=arguments.seed), seed=arguments.seed)
+    config = msgspec.structs.replace(TIERS[arguments.tier], seed=arguments.seed, network=arguments.model)
+    settings = Settings(config, seed=arguments.seed)
     vocabulary = Vocabulary(item_hashes=settings.model.item_hashes, category_hashes=settings.model.category_hashes)
     log = log_from_args(arguments)
     examples, data = read_examples(log, funnel, horizon_ms, vocabulary, arguments.progress)

@@ -64,6 +64,15 @@ def test_a_bundle_comes_back_through_the_contract(tmp_path: Path, checkpoint: Pa
     assert list((tmp_path / "made").iterdir()) == [bundle.path]
 
 
+def test_a_network_that_has_no_graph_is_refused_by_its_name(tmp_path: Path, checkpoint: Path) -> None:
+    other = msgspec.structs.replace(TINY, network="lstm")
+    _, described = read_checkpoint(checkpoint)
+    save_checkpoint(checkpoint, ClickModel(other), msgspec.structs.replace(described, model=other))
+    with pytest.raises(FunnelcastError, match="of the kind lstm, but only reformer can be exported"):
+        pack(checkpoint, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_provenance_names_the_source_and_the_sha256_of_every_file(tmp_path: Path, checkpoint: Path) -> None:
     bundle, *_ = pack(checkpoint, tmp_path / "bundle", name="renamed")
     told = bundle.provenance

@@ -97,6 +97,16 @@ def test_the_config_says_what_the_weights_are_for(tmp_path: Path, log: Path) -> 
     assert told.training["settings"]["seed"] == 0
 
 
+def test_another_network_is_trained_and_read_back_by_its_name(tmp_path: Path, log: Path) -> None:
+    run(log, tmp_path / "run", "--epochs", "1", "--model", "lstm")
+    model, told = read_checkpoint(tmp_path / "run")
+    assert told.model.network == model.config.network == "lstm"
+    config = tmp_path / "run" / "config.json"
+    config.write_text(config.read_text().replace('"network": "lstm"', '"network": "abacus"'))
+    with pytest.raises(FunnelcastError, match="network 'abacus' is none of reformer, lstm"):
+        read_checkpoint(tmp_path / "run")
+
+
 def test_no_user_is_in_two_parts_and_other_users_do_not_move_one() -> None:
     users = tuple(f"user-{index}" for index in range(400))
     parts = train.split(users, seed=1)
