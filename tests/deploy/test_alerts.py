@@ -90,6 +90,10 @@ TROUBLE: dict[str, tuple[dict[str, str], set[str]]] = {
         {f'funnelcast_consumer_lag_messages{{partition="0", {ONE}}}': "3x50 90000-2000x40"},
         set(),
     ),
+    "a small lag grows": (
+        {f'funnelcast_consumer_lag_messages{{partition="0", {ONE}}}': "3x50 3+20x40"},
+        set(),
+    ),
     "a click waits for minutes": (
         {f'funnelcast_consumer_lag_seconds{{partition="0", {ONE}}}': "0.02x70 30+60x20"},
         {"FunnelcastLagOld"},
@@ -125,6 +129,17 @@ TROUBLE: dict[str, tuple[dict[str, str], set[str]]] = {
         {
             f'funnelcast_end_to_end_seconds_bucket{{le="0.06", {ONE}}}': "0+598x75 44850+500x15",
             f'funnelcast_end_to_end_seconds_bucket{{le="0.1", {ONE}}}': "0+600x75 45000+580x15",
+        },
+        set(),
+    ),
+    "answers are slow, but there is hardly a click": (
+        {
+            **{f'funnelcast_end_to_end_seconds_bucket{{le="{le}", {ONE}}}': "0+5x90" for le in ("0.06", "0.1")},
+            **{f'funnelcast_end_to_end_seconds_bucket{{le="{le}", {ONE}}}': "0+6x90" for le in ("0.25", "+Inf")},
+            f'funnelcast_records_consumed_total{{partition="0", {ONE}}}': "0+6x90",
+            f'funnelcast_records_consumed_total{{partition="1", {TWO}}}': "0x90",
+            f'funnelcast_records_rejected_total{{reason="future", {ONE}}}': "0x90",
+            f"funnelcast_events_late_total{{{ONE}}}": "0x90",
         },
         set(),
     ),
