@@ -134,7 +134,8 @@ class PartitionWriter:
         """
         for _ in range(NO_BROKER_TRIES):
             try:
-                return await self.producer.start()
+                await self.producer.start()
+                return
             except AssertionError as error:
                 log.warning("%s: the cluster names no broker yet: %s", self.tp, error)
                 await self.producer.client.close()
