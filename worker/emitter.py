@@ -34,6 +34,7 @@ EXIT_FATAL = 70  # EX_SOFTWARE: the supervisor restarts the worker
 EXIT_GRACE_SECONDS = 5.0  # Faust's own shutdown after a crash was seen to hang
 BATCH_BYTES = 1 << 19  # a produce request of 0.5 MiB: larger ones hold up the offsets behind them
 TICK_SECONDS = 0.5  # how often silent users are looked for
+NO_BROKER_TRIES, NO_BROKER_PAUSE_SECONDS = 8, 0.5  # well inside the rebalance's time
 ENDS_KEPT = 4096  # end offsets that are remembered, one a second
 
 Work = tuple[Pending, asyncio.Future[Scores] | None]
@@ -124,6 +125,23 @@ class PartitionWriter:
         self._started: float | None = None  # of the open transaction
         self._oldest_ms: int | None = None  # arrival of the oldest record of the open transaction
         self.busy = False  # whether a transaction is open
+
+    async def fence(self) -> None:
+        """Start the producer, which fences every earlier owner.
+
+        A broker that just woke up names no broker for a moment, itself included, which aiokafka asserts; nothing has
+        been asked in our name by then, so a new producer may begin again.
+        """
+        for _ in range(NO_BROKER_TRIES):
+            try:
+                await self.producer.start()
+                return
+            except AssertionError as error:
+                log.warning("%s: the cluster names no broker yet: %s", self.tp, error)
+                await self.producer.client.close()
+                self.producer = self._delivery.producer(self.tp)
+                await asyncio.sleep(NO_BROKER_PAUSE_SECONDS)
+        await self.producer.start()
 
     async def run(self) -> None:
         """Serve until cancelled; any exception is fatal to the process."""
@@ -285,7 +303,7 @@ class Emitter:
         """Take over partitions: fence and abort what earlier owners left open."""
         await self.close()
         writers = {tp: self._make_writer(tp) for tp in partitions}
-        await asyncio.gather(*[writer.producer.start() for writer in writers.values()])
+        await asyncio.gather(*[writer.fence() for writer in writers.values()])
         self.writers = writers
         self._metrics.assignments.inc()
         for tp in writers:
