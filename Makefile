@@ -26,8 +26,9 @@ lint: $(VENV)/.all ## check style, format and import directions
 types: $(VENV)/.all ## check types
 	@$(RUN) -m mypy
 
-bench: $(VENV)/.all $(JARS) ## measure one worker next to stock Faust
+bench: $(VENV)/.all $(JARS) ## measure ingest next to stock Faust, and scoring next to what else would do it
 	@$(RUN) tests/bench/ingest.py
+	@$(RUN) tests/bench/scoring.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
