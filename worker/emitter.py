@@ -124,7 +124,7 @@ class PartitionWriter:
         self._ends: deque[tuple[int, float]] = deque()  # end offsets and when they were first seen, oldest first
         self._started: float | None = None  # of the open transaction
         self._oldest_ms: int | None = None  # arrival of the oldest record of the open transaction
-        self.busy = False  # whether a transaction is open
+        self.busy = False  # whether a chunk is at work
 
     async def fence(self) -> None:
         """Start the producer, which fences every earlier owner.
@@ -153,7 +153,7 @@ class PartitionWriter:
                 waiting = waiting or asyncio.ensure_future(self.queue.get())
                 await asyncio.wait({waiting}, timeout=TICK_SECONDS)
                 if waiting.done():
-                    chunks, waiting = [waiting.result()], None
+                    chunks, waiting, self.busy = [waiting.result()], None, True
                     if self._batcher is not None:
                         await self._batcher.room()  # meanwhile this queue fills, and then fetching pauses
                     await self._transact(chunks)
