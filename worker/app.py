@@ -21,11 +21,12 @@ from worker import transport
 from worker.batcher import Batcher, Limits, Scoring
 from worker.broker import client_options, tls_context
 from worker.decode import Bounds
-from worker.emitter import EXIT_FATAL, Delivery, Emitter, PartitionWriter
+from worker.emitter import EXIT_FATAL, Emitter, PartitionWriter
 from worker.health import Health
 from worker.hotscorer import hot_scorer
 from worker.hotstate import HotState
 from worker.metrics import Metrics
+from worker.outbox import Delivery
 from worker.partition import Partition, Rooms, Topics
 from worker.policy import Outcome, load_policy
 from worker.probe import Probe

@@ -13,18 +13,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
-import aiokafka.producer.sender
 import numpy as np
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 
 from worker.batcher import Batcher
 from worker.metrics import Metrics
+from worker.outbox import Delivery, Outbox
 from worker.partition import Partition, Pending
 from worker.pieces import Scores
-from worker.records import Output
 from worker.sequences import SequenceTable, Updates
 from worker.transport import TP
 
@@ -32,73 +30,11 @@ log = logging.getLogger(__name__)
 
 EXIT_FATAL = 70  # EX_SOFTWARE: the supervisor restarts the worker
 EXIT_GRACE_SECONDS = 5.0  # Faust's own shutdown after a crash was seen to hang
-BATCH_BYTES = 1 << 19  # a produce request of 0.5 MiB: larger ones hold up the offsets behind them
 TICK_SECONDS = 0.5  # how often silent users are looked for
 NO_BROKER_TRIES, NO_BROKER_PAUSE_SECONDS = 8, 0.5  # well inside the rebalance's time
 ENDS_KEPT = 4096  # end offsets that are remembered, one a second
 
 Work = tuple[Pending, asyncio.Future[Scores] | None]
-
-# The broker answers CONCURRENT_TRANSACTIONS while the last commit's markers are written; aiokafka's pause of 20 ms
-# doubles the median latency.
-aiokafka.producer.sender.BACKOFF_OVERRIDE = 0.002
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """Where and how transactions are written."""
-
-    brokers: list[str]
-    app_id: str
-    changelog_topic: str
-    transaction_chunks: int
-    transaction_timeout_seconds: float = 30.0
-    client_options: dict[str, Any] = field(default_factory=dict)
-
-    def producer(self, tp: TP) -> AIOKafkaProducer:
-        """Return the producer of a source partition; one name everywhere: the newest owner fences the others."""
-        return AIOKafkaProducer(
-            bootstrap_servers=self.brokers,
-            transactional_id=f"{self.app_id}-{tp.topic}-{tp.partition}",
-            transaction_timeout_ms=int(self.transaction_timeout_seconds * 1000),
-            retry_backoff_ms=20,
-            max_batch_size=BATCH_BYTES,
-            **self.client_options,
-        )
-
-
-class Outbox:
-    """The record batches of one transaction; every target partition has the number of the source partition."""
-
-    def __init__(self, producer: AIOKafkaProducer, partition: int) -> None:
-        self._producer = producer
-        self._partition = partition
-        self._pending: list[tuple[asyncio.Future[Any], int]] = []
-
-    async def send(self, topic: str, records: Iterable[Output]) -> list[tuple[asyncio.Future[Any], int]]:
-        """Send (key, value, headers) records in batches; return the batches' acknowledgements with their sizes."""
-        batch, size, sent = self._producer.create_batch(), 0, []
-        for key, value, headers in records:
-            if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
-                sent.append(await self._submit(batch, topic, size))
-                batch, size = self._producer.create_batch(), 0
-                batch.append(
-                    key=key, value=value, timestamp=None, headers=headers
-                )  # the first record of a batch always fits
-            size += 1
-        if size:
-            sent.append(await self._submit(batch, topic, size))
-        return sent
-
-    async def _submit(self, batch: Any, topic: str, size: int) -> tuple[asyncio.Future[Any], int]:
-        acknowledgement = await self._producer.send_batch(batch, topic, partition=self._partition)
-        self._pending.append((acknowledgement, size))
-        return self._pending[-1]
-
-    async def acknowledged(self) -> None:
-        """Wait for every batch: aiokafka would commit a transaction that holds a failed one."""
-        for acknowledgement, _ in self._pending:
-            await acknowledgement
 
 
 class PartitionWriter:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from worker import cli, emitter
+from worker import cli, emitter, outbox
 
 
 def plant(point: str, flag: Path, turn: int, number: int) -> None:
@@ -27,7 +27,7 @@ def plant(point: str, flag: Path, turn: int, number: int) -> None:
 
     owner, name = {
         "folded": (emitter.PartitionWriter, "_answer"),
-        "sent": (emitter.Outbox, "acknowledged"),
+        "sent": (outbox.Outbox, "acknowledged"),
         "before_commit": (emitter.PartitionWriter, "_commit"),
         "committed": (emitter.PartitionWriter, "_store"),
     }[point]

@@ -14,8 +14,9 @@ from model.contract.sequence import default_rules
 from tests.support.hand_loop import HandExecutor, play, settle
 from worker.batcher import Batcher, Limits
 from worker.decode import Bounds
-from worker.emitter import Delivery, Emitter, PartitionWriter
+from worker.emitter import Emitter, PartitionWriter
 from worker.metrics import Metrics
+from worker.outbox import Delivery
 from worker.partition import Partition, Rooms, Topics
 from worker.pieces import Piece, Scores
 from worker.policy import load_policy

@@ -34,7 +34,7 @@ def test_faust_is_the_version_that_the_transport_was_written_for() -> None:
         (Store, "_db_for_partition", "sequences.py"),
         (Store, "_open_for_partition", "sequences.py"),
         (Store, "offset_key", "sequences.py"),
-        (sender, "BACKOFF_OVERRIDE", "emitter.py"),
+        (sender, "BACKOFF_OVERRIDE", "outbox.py"),
     ],
 )
 def test_a_private_name_is_still_there(owner: object, name: str, user: str) -> None:
