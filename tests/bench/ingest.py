@@ -30,7 +30,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
-from kafka.errors import CoordinatorNotAvailableError
+from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "kafka")]
@@ -156,7 +156,7 @@ def ours(kafka: LocalKafka, topic: str, total: int, seconds: float, folder: Path
     def committed() -> int:
         try:
             places = admin.list_group_offsets({tag: tps})[tag]
-        except CoordinatorNotAvailableError:  # the group does not exist yet
+        except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError):  # the group does not exist yet
             return 0
         return sum(max(0, place.offset) for place in places.values())
 
