@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
-from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError
+from kafka.errors import KafkaError
 
 from model.contract.events import ClickEvent
 from model.contract.sequence import APPLIED, DUPLICATE, REVISED, Inputs, Sequences, default_rules
@@ -200,7 +200,7 @@ class Stack:
         admin = KafkaAdminClient(bootstrap_servers=self.broker)
         try:
             committed = admin.list_group_offsets({self.app_id: tps})[self.app_id]
-        except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError):  # the group does not exist yet
+        except KafkaError:  # the group has no coordinator yet
             committed = {}
         admin.close()
         return sum(ends[tp] - (max(0, committed[tp].offset) if tp in committed else 0) for tp in tps)
