@@ -3,8 +3,9 @@
     python deploy/docker/try_image.py [--gpu]
 
 Needs root and Debian's buildah, runc and mmdebstrap; the base is Debian's Python, not the official image. In: the
-working tree. Out: one JSON object: sizes, times, and what the container may do. Fails where a promise is broken. The GPU
-image is built and started in the same way; where there is no GPU, it answers on the CPU.
+working tree. Out: one JSON object: sizes, times, and what the container may do. Fails where a promise is broken. The
+GPU image is built and started in the same way; without a GPU it answers on the CPU, and of the libraries that it needs
+for one only the driver's may be missing.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ FILES = {"localhost/funnelcast:try": "Dockerfile", "localhost/funnelcast:try-gpu
 DEBIAN = ("--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm")
 PASSED_IN = ("/etc/pip.conf", "/etc/ssl/certs")  # how this machine reaches its package index
 NEEDED = ("buildah", "runc", "mmdebstrap")
+CUDA = "lib/python3.11/site-packages/onnxruntime/capi/libonnxruntime_providers_cuda.so"
+DRIVER = ["libcuda.so.1"]
 PORT = 18080
 PATIENCE_SECONDS = 120
 ASKED = """
@@ -121,6 +124,14 @@ def bundle(folder: Path, root: Path, image: dict[str, Any], command: str, broker
     return folder
 
 
+def missing_libraries(root: Path, image: dict[str, Any]) -> list[str]:
+    """Return what the loader does not find of what onnxruntime and cuDNN need on a GPU."""
+    ours = Path("/opt/funnelcast")
+    files = [ours / CUDA, *(Path("/") / path.relative_to(root) for path in root.glob("opt/funnelcast/cuda/libcudnn*"))]
+    said = out("chroot", root, "env", *image["Env"], "ldd", *files)
+    return sorted({line.split()[0] for line in said.splitlines() if "not found" in line})
+
+
 def answers(path: str) -> bool:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{PORT}{path}", timeout=2) as answer:
@@ -169,9 +180,12 @@ def main() -> int:
             folder.mkdir()
             bundle(folder, root, image, folder.name, kafka.bootstrap)
         out("runc", "run", "--bundle", folders[0], f"funnelcast-topics-{os.getpid()}")
+        if tag.endswith("-gpu"):
+            found["missing_libraries"] = missing_libraries(root, image)
         found |= serve(folders[1], health)
     print(json.dumps(found, indent=1))
     kept = found["uid"] == 10001 and found["root"] == "Read-only file system" and found["capabilities"] == 0
+    kept = kept and found.get("missing_libraries", DRIVER) == DRIVER
     return 0 if kept and found["exit_code"] == 0 else 1
 
 

@@ -1,0 +1,179 @@
+"""The model's dashboard: what the network says, whether it is still right, how it runs."""
+
+from __future__ import annotations
+
+from boards.panels import JOB, Panel, Row, mean_reach, over_range, quantile, rate, where
+
+
+def drift(scope: str) -> str:
+    """Return the query of the mean of an hour over the base rate of the training."""
+    mean = "job_scope_stage:funnelcast_reach_probability:mean1h" + where(f'scope="{scope}"')
+    base = f"max by (job, scope, stage) (funnelcast_base_rate{JOB})"
+    return f"{mean} / on (job, scope, stage) {base}"
+
+
+def followed(metric: str, scope: str) -> str:
+    """Return the query of a share of the followed predictions over the shown time."""
+    counted = over_range(f"funnelcast_reach_{metric}_total", "stage", labels=f'scope="{scope}"')
+    return f"{counted} / on () group_left () {over_range('funnelcast_reach_resolved_total')}"
+
+
+MODEL = [
+    Row(
+        "What does it say?",
+        [
+            Panel(
+                "Model that answers",
+                "Workers by model. More than one line for longer than an upgrade: the workers disagree.",
+                "short",
+                [(f"count by (name, version, sha256) (funnelcast_model_info{JOB})", "{{name}} {{version}} {{sha256}}")],
+                "line",
+            ),
+            Panel(
+                "Mean chance in the category",
+                "Mean probability to reach the stage within the horizon, in the category of the event.",
+                "percentunit",
+                [(mean_reach("category"), "{{stage}}")],
+            ),
+            Panel(
+                "Mean chance anywhere",
+                "Mean probability to reach the stage within the horizon, anywhere.",
+                "percentunit",
+                [(mean_reach("user"), "{{stage}}")],
+            ),
+            Panel(
+                "Chances to fill a cart",
+                "Answers per second by probability of intent in the category.",
+                "percentunit",
+                [
+                    (
+                        rate("funnelcast_reach_probability_bucket", "le", labels='scope="category", stage="intent"'),
+                        "{{le}}",
+                    )
+                ],
+                "heat",
+            ),
+            Panel(
+                "Chances to buy",
+                "Answers per second by probability of purchase anywhere.",
+                "percentunit",
+                [
+                    (
+                        rate("funnelcast_reach_probability_bucket", "le", labels='scope="user", stage="purchase"'),
+                        "{{le}}",
+                    )
+                ],
+                "heat",
+            ),
+            Panel(
+                "Events that it sees",
+                "Events per second by type. A type that vanishes: a producer renamed or lost it.",
+                "reqps",
+                [(rate("funnelcast_events_answered_total", "type"), "{{type}}")],
+                "stack",
+            ),
+        ],
+    ),
+    Row(
+        "Is it still right?",
+        [
+            Panel(
+                "Drift in the category",
+                "Mean probability of an hour over the base rate of the training log; 1 means the same mix of users.",
+                "short",
+                [(drift("category"), "{{stage}}")],
+            ),
+            Panel(
+                "Drift anywhere",
+                "Mean probability of an hour over the base rate of the training log; 1 means the same mix of users.",
+                "short",
+                [(drift("user"), "{{stage}}")],
+            ),
+            Panel(
+                "Calibration over 6 hours",
+                "Users who reached the stage over those who should have by the probabilities; 1 is right, below 1 it "
+                "promises too much. Followed to the end of the horizon.",
+                "short",
+                [(f"job_scope_stage:funnelcast_reach:observed_to_expected6h{JOB}", "{{scope}} {{stage}}")],
+            ),
+            Panel(
+                "Promised",
+                "Mean probability of the predictions that were followed over the shown time, anywhere.",
+                "percentunit",
+                [(followed("expected", "user"), "{{stage}}")],
+                "bars",
+            ),
+            Panel(
+                "Came true",
+                "Share of those predictions whose user reached the stage within the horizon, anywhere.",
+                "percentunit",
+                [(followed("observed", "user"), "{{stage}}")],
+                "bars",
+            ),
+            Panel(
+                "Predictions followed",
+                "Predictions per hour whose horizon passed; calibration rests on them.",
+                "short",
+                [(f"sum(increase(funnelcast_reach_resolved_total{JOB}[1h]))", "per hour")],
+            ),
+        ],
+    ),
+    Row(
+        "How does it run?",
+        [
+            Panel(
+                "Time in the network",
+                "Seconds of one micro-batch in the network.",
+                "s",
+                [
+                    (quantile(0.5, "funnelcast_inference_seconds"), "p50"),
+                    (f"max(job:funnelcast_inference_seconds:p99_5m{JOB})", "p99, 5 minutes"),
+                ],
+            ),
+            Panel(
+                "Answers",
+                "Stage-probability records per second, and those with the base rate instead of a score.",
+                "reqps",
+                [
+                    (rate("funnelcast_stage_probabilities_emitted_total"), "all"),
+                    (rate("funnelcast_stage_probabilities_degraded_total"), "degraded"),
+                ],
+            ),
+            Panel(
+                "Users found in hot state",
+                "Share of a block's users whose attention state was kept; the others' sequences are read again. Falling: "
+                "the pool is too small (FUNNELCAST_HOT_STATE_BYTES).",
+                "percentunit",
+                [
+                    (
+                        f"{rate('funnelcast_hot_state_hits_total')} / ({rate('funnelcast_hot_state_hits_total')} + "
+                        f"{rate('funnelcast_hot_state_misses_total')})",
+                        "found",
+                    )
+                ],
+            ),
+            Panel(
+                "Hot state",
+                "Memory of the states that are kept.",
+                "bytes",
+                [(f"sum by (instance) (funnelcast_hot_state_bytes{JOB})", "{{instance}}")],
+                "stack",
+            ),
+            Panel(
+                "Evictions and rebuilds",
+                "States per second that gave way to another user's, and runs that read whole sequences to rebuild some.",
+                "ops",
+                [
+                    (rate("funnelcast_hot_state_evictions_total"), "evictions"),
+                    (rate("funnelcast_hot_state_rebuild_seconds_count"), "rebuilds"),
+                ],
+            ),
+            Panel(
+                "Failed runs",
+                "Runs of the network per second that raised an error.",
+                "ops",
+                [(rate("funnelcast_inference_failures_total"), "failed")],
+            ),
+        ],
+    ),
+]
