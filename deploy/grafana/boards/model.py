@@ -141,8 +141,8 @@ MODEL = [
             ),
             Panel(
                 "Users found in hot state",
-                "Share of a block's users whose attention state was kept; the others' sequences are read again. Falling: "
-                "the pool is too small (FUNNELCAST_HOT_STATE_BYTES).",
+                "Share of users whose attention state was kept; the others' sequences are read again. Falling: the "
+                "pool is too small (FUNNELCAST_HOT_STATE_BYTES).",
                 "percentunit",
                 [
                     (
@@ -161,7 +161,7 @@ MODEL = [
             ),
             Panel(
                 "Evictions and rebuilds",
-                "States per second that gave way to another user's, and runs that read whole sequences to rebuild some.",
+                "Per second: states that gave way to another user's, and runs that read whole sequences to rebuild some.",
                 "ops",
                 [
                     (rate("funnelcast_hot_state_evictions_total"), "evictions"),
