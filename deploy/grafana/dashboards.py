@@ -89,6 +89,8 @@ def _panel(panel: Panel) -> Any:
         .span(panel.width)
         .height(panel.height)
     )
+    if panel.unit == "short" and panel.kind in ("number", "bars"):
+        built = built.decimals(0)  # counts, which Prometheus extrapolates to fractions
     for place, (expression, legend) in enumerate(panel.queries):
         built = built.with_target(_target(panel.kind, place, expression, legend))
     return built

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from boards.panels import Panel, Row, mean_reach, number, over_range, rate
+from boards.panels import Panel, Row, by_stage, mean_reach, number, over_range, rate
 
 
 def ratio_of_events(deep: str, shallow: str) -> str:
@@ -54,7 +54,7 @@ MARKETER = [
                 "Sessions by stage",
                 "Sessions that ended, by the deepest stage that their user reached within the day.",
                 "short",
-                [(over_range("funnelcast_sessions_ended_total", "stage"), "{{stage}}")],
+                by_stage(lambda stage: over_range("funnelcast_sessions_ended_total", labels=stage)),
                 "bars",
             ),
             Panel(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from boards.panels import JOB, Panel, Row, mean_reach, over_range, quantile, rate, where
+from boards.panels import JOB, Panel, Query, Row, by_stage, mean_reach, over_range, quantile, rate, where
 
 
 def drift(scope: str) -> str:
@@ -12,10 +12,15 @@ def drift(scope: str) -> str:
     return f"{mean} / on (job, scope, stage) {base}"
 
 
-def followed(metric: str, scope: str) -> str:
-    """Return the query of a share of the followed predictions over the shown time."""
-    counted = over_range(f"funnelcast_reach_{metric}_total", "stage", labels=f'scope="{scope}"')
-    return f"{counted} / on () group_left () {over_range('funnelcast_reach_resolved_total')}"
+def followed(metric: str) -> list[Query]:
+    """Return the queries of a share of the followed predictions over the shown time, anywhere."""
+    resolved = over_range("funnelcast_reach_resolved_total")
+
+    def share(stage: str) -> str:
+        counted = over_range(f"funnelcast_reach_{metric}_total", labels=f'scope="user", {stage}')
+        return f"{counted} / {resolved}"
+
+    return by_stage(share)
 
 
 MODEL = [
@@ -26,7 +31,13 @@ MODEL = [
                 "Model that answers",
                 "Workers by model. More than one line for longer than an upgrade: the workers disagree.",
                 "short",
-                [(f"count by (name, version, sha256) (funnelcast_model_info{JOB})", "{{name}} {{version}} {{sha256}}")],
+                [
+                    (
+                        "count by (name, version, sha) "
+                        f'(label_replace(funnelcast_model_info{JOB}, "sha", "$1", "sha256", "(.{{8}}).*"))',
+                        "{{name}} {{version}} {{sha}}",
+                    )
+                ],
                 "line",
             ),
             Panel(
@@ -100,14 +111,14 @@ MODEL = [
                 "Promised",
                 "Mean probability of the predictions that were followed over the shown time, anywhere.",
                 "percentunit",
-                [(followed("expected", "user"), "{{stage}}")],
+                followed("expected"),
                 "bars",
             ),
             Panel(
                 "Came true",
                 "Share of those predictions whose user reached the stage within the horizon, anywhere.",
                 "percentunit",
-                [(followed("observed", "user"), "{{stage}}")],
+                followed("observed"),
                 "bars",
             ),
             Panel(
@@ -161,7 +172,7 @@ MODEL = [
             ),
             Panel(
                 "Evictions and rebuilds",
-                "Per second: states that gave way to another user's, and runs that read whole sequences to rebuild some.",
+                "Per second: states that gave way to another user's, and runs over whole sequences that rebuild some.",
                 "ops",
                 [
                     (rate("funnelcast_hot_state_evictions_total"), "evictions"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 Query = tuple[str, str]  # expression, legend
+STAGES = ("awareness", "interest", "consideration", "intent", "purchase", "loyalty")
 
 
 class Panel(NamedTuple):
@@ -48,6 +49,11 @@ def over_range(metric: str, *by: str, labels: str = "") -> str:
     """Return the query of an increase over the shown time."""
     grouped = f" by ({', '.join(by)})" if by else ""
     return f"sum{grouped} (increase({metric}{where(labels)}[$__range]))"
+
+
+def by_stage(expression: Callable[[str], str]) -> list[Query]:
+    """Return a query for each stage in the order of the funnel, which Prometheus does not know."""
+    return [(expression(f'stage="{stage}"'), stage) for stage in STAGES]
 
 
 def where(labels: str = "") -> str:
