@@ -64,6 +64,8 @@ def _panel(panel: dict[str, Any], ask: Ask) -> str:
         for series in ask(target["expr"])
     ]
     lines = [line for line in lines if line.points]
+    if panel["fieldConfig"]["defaults"].get("decimals") == 0:
+        lines = [line._replace(points=[(at, round(value)) for at, value in line.points]) for line in lines]
     unit = panel["fieldConfig"]["defaults"]["unit"]
     draw = {"stat": _numbers, "bargauge": _bars, "heatmap": _cells}.get(panel["type"], _curves)
     stacked = panel["fieldConfig"]["defaults"].get("custom", {}).get("stacking", {}).get("mode") == "normal"
@@ -157,7 +159,5 @@ def _number(value: float, unit: str) -> str:
         return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
     if unit == "percentunit":
         return f"{100 * value:.3g} %"
-    if unit == "bool_yes_no":
-        return "yes" if value else "no"
     value /= {"bytes": 1e6, "Bps": 1e3}.get(unit, 1)
     return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}") + STEPS.get(unit, "")

@@ -69,9 +69,9 @@ MARKETER = [
                 "Mean over all answers, anywhere and in the category of the event.",
                 "percentunit",
                 [
-                    (mean_reach("user").replace('scope="user"', 'scope="user", stage="purchase"'), "anywhere"),
+                    (mean_reach("user", 'stage="purchase"'), "anywhere"),
                     (
-                        mean_reach("category").replace('scope="category"', 'scope="category", stage="purchase"'),
+                        mean_reach("category", 'stage="purchase"'),
                         "in the category",
                     ),
                 ],

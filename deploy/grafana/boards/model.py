@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 from boards.panels import JOB, Panel, Query, Row, by_stage, mean_reach, over_range, quantile, rate, where
 
 
-def drift(scope: str) -> str:
+def drift(scope: str, stage: str) -> str:
     """Return the query of the mean of an hour over the base rate of the training."""
-    mean = "job_scope_stage:funnelcast_reach_probability:mean1h" + where(f'scope="{scope}"')
+    mean = "job_scope_stage:funnelcast_reach_probability:mean1h" + where(f'scope="{scope}", {stage}')
     base = f"max by (job, scope, stage) (funnelcast_base_rate{JOB})"
     return f"{mean} / on (job, scope, stage) {base}"
 
@@ -44,13 +46,13 @@ MODEL = [
                 "Mean chance in the category",
                 "Mean probability to reach the stage within the horizon, in the category of the event.",
                 "percentunit",
-                [(mean_reach("category"), "{{stage}}")],
+                by_stage(functools.partial(mean_reach, "category")),
             ),
             Panel(
                 "Mean chance anywhere",
                 "Mean probability to reach the stage within the horizon, anywhere.",
                 "percentunit",
-                [(mean_reach("user"), "{{stage}}")],
+                by_stage(functools.partial(mean_reach, "user")),
             ),
             Panel(
                 "Chances to fill a cart",
@@ -92,13 +94,13 @@ MODEL = [
                 "Drift in the category",
                 "Mean probability of an hour over the base rate of the training log; 1 means the same mix of users.",
                 "short",
-                [(drift("category"), "{{stage}}")],
+                by_stage(functools.partial(drift, "category")),
             ),
             Panel(
                 "Drift anywhere",
                 "Mean probability of an hour over the base rate of the training log; 1 means the same mix of users.",
                 "short",
-                [(drift("user"), "{{stage}}")],
+                by_stage(functools.partial(drift, "user")),
             ),
             Panel(
                 "Calibration over 6 hours",

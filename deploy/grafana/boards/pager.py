@@ -39,9 +39,9 @@ PAGER = [
             ),
             Panel(
                 "Conditions of readiness",
-                "1 where the condition holds. A worker is ready when all four do; the first that falls is the cause.",
-                "bool_yes_no",
-                [(f"funnelcast_condition{JOB}", "{{instance}} {{condition}}")],
+                "Workers for which the condition holds. One is ready when all four do; what falls first is the cause.",
+                "short",
+                [(f"sum by (condition) (funnelcast_condition{JOB})", "{{condition}}")],
             ),
             Panel(
                 "Partitions by worker",
@@ -64,11 +64,12 @@ PAGER = [
             ),
             Panel(
                 "Silence",
-                "Since a broker answered the probe (10 s: not ready), since the event loop turned (30 s: not live).",
+                "The longest of any worker since a broker answered its probe (10 s: not ready) and since its event loop "
+                "turned (30 s: not live).",
                 "s",
                 [
-                    (f"funnelcast_broker_silent_seconds{JOB}", "{{instance}} broker"),
-                    (f"funnelcast_event_loop_silent_seconds{JOB}", "{{instance}} event loop"),
+                    (f"max(funnelcast_broker_silent_seconds{JOB})", "broker"),
+                    (f"max(funnelcast_event_loop_silent_seconds{JOB})", "event loop"),
                 ],
             ),
             Panel(

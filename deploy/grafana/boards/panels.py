@@ -63,8 +63,7 @@ def where(labels: str = "") -> str:
 JOB = where()
 
 
-def mean_reach(scope: str) -> str:
-    """Return the query of the mean reach probability by stage."""
-    scoped = f'scope="{scope}"'
-    metric = "funnelcast_reach_probability"
-    return f"{rate(f'{metric}_sum', 'stage', labels=scoped)} / {rate(f'{metric}_count', 'stage', labels=scoped)}"
+def mean_reach(scope: str, stage: str) -> str:
+    """Return the query of the mean reach probability of a stage, given as a label."""
+    labels, metric = f'scope="{scope}", {stage}', "funnelcast_reach_probability"
+    return f"{rate(f'{metric}_sum', labels=labels)} / {rate(f'{metric}_count', labels=labels)}"
