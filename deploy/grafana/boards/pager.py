@@ -64,7 +64,7 @@ PAGER = [
             ),
             Panel(
                 "Silence",
-                "The longest of any worker since a broker answered its probe (10 s: not ready) and since its event loop "
+                "The longest of any worker: since a broker answered its probe (10 s: not ready), since its event loop "
                 "turned (30 s: not live).",
                 "s",
                 [
