@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from kafka import KafkaConsumer
+from kafka.admin import KafkaAdminClient
 from local_kafka import JVM, LIBS, fetch_jars
 
 from tests.support.stack import ROOT, free_port, wait
@@ -87,6 +88,13 @@ class Services:
             return True
         return False
 
+    def assignments(self, name: str) -> float:
+        """Return how often the worker was given partitions."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[name]}/metrics", timeout=5) as page:
+            found = re.search(r"^funnelcast_partition_assignments_total (\S+)", page.read().decode(), re.MULTILINE)
+        assert found is not None
+        return float(found[1])
+
     def close(self) -> None:
         for process in self.running.values():
             process.kill()
@@ -134,8 +142,27 @@ def test_clicks_that_the_producer_replays_are_answered_by_both_workers(services:
 
     wait(enough, 120, services.tail)
     consumer.close()
+    assert any((services.directory / "kafka").glob("funnel.stage-probabilities-*")), "Kafka writes to its volume"
+
+    # A restart keeps its name in the group and its partitions; the other worker is not troubled.
+    assert members(outside) == set(workers)
+    before = services.assignments("worker-2")
+    services.running["worker-1"].terminate()
+    assert services.running["worker-1"].wait(60) == 0
+    services.start_ours("worker-1")
+    wait(lambda: services.is_healthy("worker-1"), 120, services.tail)
+    assert services.assignments("worker-2") == before
+    assert members(outside) == set(workers)
+
     services.running["producer"].kill()
     for name in workers:
         services.running[name].terminate()
     assert [services.running[name].wait(60) for name in workers] == [0, 0], services.tail()
-    assert any((services.directory / "kafka").glob("funnel.stage-probabilities-*")), "Kafka writes to its volume"
+
+
+def members(broker: str) -> set[str]:
+    """Return the static names of the group's members."""
+    admin = KafkaAdminClient(bootstrap_servers=broker)
+    group = admin.describe_groups(["funnelcast"])["funnelcast"]
+    admin.close()
+    return {member["group_instance_id"] for member in group["members"]}
