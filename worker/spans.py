@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from itertools import islice
 from typing import Any
+from urllib.parse import urlsplit
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -31,6 +32,11 @@ EXPORT_SECONDS = 5.0  # one try; a collector that is down shall not hold up the 
 _propagator = TraceContextTextMapPropagator()
 
 
+def traces_address(endpoint: str) -> str:
+    """Return the endpoint with OTLP's own path where it has none."""
+    return endpoint if urlsplit(endpoint).path.strip("/") else endpoint.rstrip("/") + "/v1/traces"
+
+
 def provider(endpoint: str, app_id: str, instance_id: str) -> TracerProvider:
     """Return what sends spans in the background, and what is left when the process ends."""
     resource = {"service.name": app_id, "service.version": version("funnelcast")}
@@ -38,7 +44,7 @@ def provider(endpoint: str, app_id: str, instance_id: str) -> TracerProvider:
         resource["service.instance.id"] = instance_id
     # Sampled here, by transaction: whoever made a span wanted it.
     made = TracerProvider(ALWAYS_ON, Resource.create(resource))
-    made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint, timeout=EXPORT_SECONDS)))
+    made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(traces_address(endpoint), timeout=EXPORT_SECONDS)))
     return made
 
 
