@@ -40,7 +40,7 @@ $(VENV)/.worker: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.all: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(RUN) -m pip install --quiet -c constraints.txt -e '.[worker,train,export,test,bench]'
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[worker,tracing,train,export,test,bench]'
 	@touch $@ $(VENV)/.worker
 
 # Checkov's pins contradict torch's, so it has an environment of its own.

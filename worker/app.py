@@ -36,6 +36,7 @@ from worker.restore import Tables, changelog_reader
 from worker.scorer import Scorer
 from worker.sequences import TABLE_NAME, SequenceTable
 from worker.settings import Settings
+from worker.tracing import Tracing, make_tracing
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,8 @@ def make_service(
     """Wire the rooms; `bundle` None serves records without probabilities."""
     app = _faust_app(settings)
     table: Any = app.Table(TABLE_NAME, default=bytes, partitions=settings.partitions, key_type=bytes, value_type=bytes)
-    batcher, hot = _network(settings, bundle, metrics)
+    tracing = make_tracing(settings.tracing_endpoint, settings.tracing_share, settings.app_id, settings.instance_id)
+    batcher, hot = _network(settings, bundle, metrics, tracing)
     rooms = _rooms(settings, rules, bundle, metrics, hot)
     metrics.expect_campaigns([rule.campaign.name for rule in rooms.policy.rules], [*Outcome][1:])
     delivery = Delivery(
@@ -99,6 +101,7 @@ def make_service(
         table.changelog_topic_name,
         settings.transaction_chunks,
         client_options=client_options(settings),
+        tracing=tracing,
     )
 
     def make_writer(tp: TP) -> PartitionWriter:
@@ -158,7 +161,9 @@ def _faust_app(settings: Settings) -> WatchedApp:
     )
 
 
-def _network(settings: Settings, bundle: Bundle | None, metrics: Metrics) -> tuple[Batcher | None, HotState | None]:
+def _network(
+    settings: Settings, bundle: Bundle | None, metrics: Metrics, tracing: Tracing
+) -> tuple[Batcher | None, HotState | None]:
     """Load the graphs; hot state where the bundle has a step graph and there is memory for it."""
     if bundle is None:
         return None, None
@@ -171,7 +176,7 @@ def _network(settings: Settings, bundle: Bundle | None, metrics: Metrics) -> tup
     limits = Limits(
         settings.batch_size, settings.batch_wait_seconds, settings.max_waiting_users, settings.latency_target_seconds
     )
-    return Batcher(scorer, limits, metrics), hot
+    return Batcher(scorer, limits, metrics, tracing=tracing), hot
 
 
 def _credentials(settings: Settings) -> faust.types.auth.CredentialsT | None:

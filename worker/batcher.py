@@ -18,6 +18,7 @@ from model.contract.rows import Inputs
 from worker.metrics import Metrics
 from worker.pace import Pace
 from worker.pieces import Piece, Scores, join, whole
+from worker.tracing import UNTRACED, Origin, Tracing
 
 REBUILD_ROWS = 8192  # rows of a micro-batch of whole sequences, at most; those that go at once wait for it
 
@@ -50,6 +51,7 @@ class Request:
     scores: asyncio.Future[Scores]
     since: float  # loop time
     number: int
+    origin: Origin
 
 
 class Lane:
@@ -91,8 +93,15 @@ class Lane:
 class Batcher:
     """Collects pieces and runs the scorer in one thread, one micro-batch after the other."""
 
-    def __init__(self, scorer: Scoring, limits: Limits, metrics: Metrics, executor: Executor | None = None) -> None:
-        self._scorer, self._limits, self._metrics = scorer, limits, metrics
+    def __init__(
+        self,
+        scorer: Scoring,
+        limits: Limits,
+        metrics: Metrics,
+        executor: Executor | None = None,
+        tracing: Tracing = UNTRACED,
+    ) -> None:
+        self._scorer, self._limits, self._metrics, self._tracing = scorer, limits, metrics, tracing
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="scorer")
         self._fast = Lane(Pace(limits.batch_users, limits.wait_seconds, limits.target_seconds), by_rows=False)
         self._slow = Lane(Pace(REBUILD_ROWS, limits.wait_seconds, limits.target_seconds), by_rows=True)
@@ -107,7 +116,7 @@ class Batcher:
         """Return the scores of whole sequences."""
         return await self.submit([whole(inputs)])
 
-    def submit(self, pieces: Sequence[Piece]) -> asyncio.Future[Scores]:
+    def submit(self, pieces: Sequence[Piece], origin: Origin = None) -> asyncio.Future[Scores]:
         """Queue the pieces of a block, in order; an error of the scorer reaches everybody in its micro-batch."""
         if self._closed:
             raise BatcherClosedError("the batcher is closed")
@@ -119,7 +128,7 @@ class Batcher:
             self._number += 1
             futures.append(loop.create_future())
             lane = self._fast if piece.at_once else self._slow
-            lane.waiting.append(Request(piece, futures[-1], loop.time(), self._number))
+            lane.waiting.append(Request(piece, futures[-1], loop.time(), self._number, origin))
         self._changed.set()
         self._measure()
         return asyncio.ensure_future(_joined(pieces, futures))
@@ -186,11 +195,14 @@ class Batcher:
     async def _answer(self, lane: Lane, batch: list[Request]) -> None:
         loop = asyncio.get_running_loop()
         started, self._latest = loop.time(), lane
+        users = sum(request.piece.users for request in batch)
+        span = self._tracing.score((request.origin for request in batch), users)
         run = loop.run_in_executor(self._executor, self._scorer.run, [request.piece for request in batch])
         await asyncio.wait({run})
+        span.end()
         seconds = loop.time() - started
         lane.pace.ran(lane.units(batch), seconds)
-        self._metrics.batch_users.observe(sum(request.piece.users for request in batch))
+        self._metrics.batch_users.observe(users)
         self._metrics.batch_wait_seconds.observe(started - batch[0].since)
         self._metrics.inference_seconds.observe(seconds)
         if lane is self._slow:

@@ -24,6 +24,7 @@ from worker.outbox import Delivery, Outbox
 from worker.partition import Partition, Pending
 from worker.pieces import Scores
 from worker.sequences import SequenceTable, Updates
+from worker.tracing import Origin, Trace
 from worker.transport import TP
 
 log = logging.getLogger(__name__)
@@ -112,19 +113,23 @@ class PartitionWriter:
             self._oldest_ms = oldest.timestamp
             self._next_offset = oldest.offset if self._next_offset is None else self._next_offset
         await self.producer.begin_transaction()
-        outbox = Outbox(self.producer, self.tp.partition)
-        work = await self._fold(chunks, outbox)
-        await self._answer(work, outbox)
+        outbox, trace = Outbox(self.producer, self.tp.partition), self._delivery.tracing.transaction(*self.tp)
+        work = await self._fold(chunks, outbox, trace)
+        trace.emit()
+        await self._answer(work, outbox, trace)
+        trace.event("answered")
         changes = self.partition.changes()
         changelog = await outbox.send(
             self._delivery.changelog_topic, ((key, value, []) for key, value in changes.items())
         )
         await outbox.acknowledged()
+        trace.event("acknowledged")
         if chunks:
             # Not in parallel with the first produce: the broker would answer NOT_ENOUGH_REPLICAS, and retries cost.
             await self._send_offsets(chunks[-1].message.offset + 1)
             self._next_offset = chunks[-1].message.offset + 1
         await self._commit()
+        trace.end()
         self._store(changes, changelog)
         self.partition.forget_idle()
         for chunk in chunks:
@@ -132,18 +137,19 @@ class PartitionWriter:
         self.busy, self._started, self._oldest_ms = False, None, None
         self._count(chunks, changes, time.monotonic() - started)
 
-    async def _fold(self, chunks: list[Any], outbox: Outbox) -> list[Work]:
+    async def _fold(self, chunks: list[Any], outbox: Outbox, trace: Trace) -> list[Work]:
         """Fold the chunks, and those that arrive meanwhile up to the bound; scoring of their blocks starts at once."""
         work: list[Work] = []
 
         def on_block(pending: Pending) -> None:
-            work.append((pending, self._score(pending)))
+            work.append((pending, self._score(pending, trace.origin)))
 
         index = 0
         while index < len(chunks):
             self._check_start(chunks[index].message.start)
+            trace.chunk(chunks[index].value)
             for topic, records in self.partition.take(chunks[index].value, time.monotonic(), on_block):
-                await outbox.send(topic, records)
+                await outbox.send(topic, trace.put(records))
             await asyncio.sleep(0)  # a chunk takes some ms: let the other partitions and the scorer in between
             index += 1
             if index == len(chunks) < self._delivery.transaction_chunks and not self.queue.empty() and self._has_room:
@@ -157,15 +163,15 @@ class PartitionWriter:
     def _has_room(self) -> bool:
         return self._batcher is None or self._batcher.has_room
 
-    def _score(self, pending: Pending) -> asyncio.Future[Scores] | None:
+    def _score(self, pending: Pending, origin: Origin) -> asyncio.Future[Scores] | None:
         if self._batcher is None:
             return None
-        return self._batcher.submit(self.partition.pieces(pending))
+        return self._batcher.submit(self.partition.pieces(pending), origin)
 
-    async def _answer(self, work: list[Work], outbox: Outbox) -> None:
+    async def _answer(self, work: list[Work], outbox: Outbox, trace: Trace) -> None:
         for pending, scores in work:
             for topic, records in self.partition.answer(pending, await scores if scores is not None else None):
-                await outbox.send(topic, records)
+                await outbox.send(topic, trace.put(records))
             await asyncio.sleep(0)
 
     def _check_start(self, start: int | None) -> None:

@@ -11,6 +11,7 @@ import aiokafka.producer.sender
 from aiokafka import AIOKafkaProducer
 
 from worker.records import Output
+from worker.tracing import UNTRACED, Tracing
 from worker.transport import TP
 
 BATCH_BYTES = 1 << 19  # a produce request of 0.5 MiB: larger ones hold up the offsets behind them
@@ -30,6 +31,7 @@ class Delivery:
     transaction_chunks: int
     transaction_timeout_seconds: float = 30.0
     client_options: dict[str, Any] = field(default_factory=dict)
+    tracing: Tracing = UNTRACED
 
     def producer(self, tp: TP) -> AIOKafkaProducer:
         """Return the producer of a source partition; one name everywhere: the newest owner fences the others."""

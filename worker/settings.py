@@ -90,6 +90,12 @@ class Settings(BaseSettings):
 
     http_host: str = Field("127.0.0.1", min_length=1, description="address of /live, /ready and /metrics")
     http_port: int = Field(8080, ge=0, le=65_535, description="port of /live, /ready and /metrics; 0: any free one")
+    tracing_endpoint: Annotated[str, StringConstraints(pattern=r"^(https?://\S+)?$")] = Field(
+        "", description="OTLP/HTTP address for traces, such as http://collector:4318/v1/traces; empty: no tracing"
+    )
+    tracing_share: float = Field(
+        0.01, ge=0, le=1, description="share of the chunks that are traced, beside those with a traced click"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
     def describe(self) -> str:

@@ -1,13 +1,16 @@
-"""Build the CPU image without a container engine, and run it next to a local Kafka as a cluster would: what it takes.
+"""Build an image without a container engine, and run it next to a local Kafka as a cluster would: what it takes.
 
-    python deploy/docker/try_image.py
+    python deploy/docker/try_image.py [--gpu]
 
 Needs root and Debian's buildah, runc and mmdebstrap; the base is Debian's Python, not the official image. In: the
-working tree. Out: one JSON object: sizes, times, and what the container may do. Fails where a promise is broken.
+working tree. Out: one JSON object: sizes, times, and what the container may do. Fails where a promise is broken. The
+GPU image is built and started in the same way; without a GPU it answers on the CPU, and of the libraries that it needs
+for one only the driver's may be missing.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -27,20 +30,25 @@ sys.path[:0] = [str(HERE.parent / "kafka")]
 
 from local_kafka import LocalKafka  # noqa: E402
 
-BASE, IMAGE = "localhost/python:3.11-slim-bookworm", "localhost/funnelcast:try"
+BASE = "localhost/python:3.11-slim-bookworm"
+FILES = {"localhost/funnelcast:try": "Dockerfile", "localhost/funnelcast:try-gpu": "Dockerfile.gpu"}
 DEBIAN = ("--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm")
 PASSED_IN = ("/etc/pip.conf", "/etc/ssl/certs")  # how this machine reaches its package index
 NEEDED = ("buildah", "runc", "mmdebstrap")
+CUDA = "lib/python3.11/site-packages/onnxruntime/capi/libonnxruntime_providers_cuda.so"
+DRIVER = ["libcuda.so.1"]
 PORT = 18080
 PATIENCE_SECONDS = 120
 ASKED = """
 import json, os
+import onnxruntime
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 try:
     open("/opt/written", "w")
 except OSError as error:
     refused = error.strerror
-print(json.dumps({"uid": os.getuid(), "root": refused, "capabilities": int(status["CapEff"], 16)}))
+print(json.dumps({"uid": os.getuid(), "root": refused, "capabilities": int(status["CapEff"], 16),
+                  "providers": onnxruntime.get_available_providers()}))
 """
 
 
@@ -50,7 +58,7 @@ def out(*command: str | Path, **options: Any) -> str:
     ).stdout.strip()
 
 
-def build() -> float:
+def build(tag: str) -> float:
     """Make base and image; return the seconds that the image took."""
     if not out("buildah", "images", "--quiet", "--filter", f"reference={BASE}"):
         with tempfile.TemporaryDirectory() as folder:
@@ -64,8 +72,8 @@ def build() -> float:
         "--format=docker",
         "--network=host",
         *mounts,
-        f"--file={HERE / 'Dockerfile'}",
-        f"--tag={IMAGE}",
+        f"--file={HERE / FILES[tag]}",
+        f"--tag={tag}",
     )
     started = time.monotonic()
     out("buildah", "bud", *options, ROOT, env=os.environ | {"BUILDAH_ISOLATION": "chroot"})
@@ -73,8 +81,8 @@ def build() -> float:
 
 
 @contextmanager
-def mounted() -> Iterator[Path]:
-    container = out("buildah", "from", "--pull-never", IMAGE)
+def mounted(tag: str) -> Iterator[Path]:
+    container = out("buildah", "from", "--pull-never", tag)
     try:
         yield Path(out("buildah", "mount", container))
     finally:
@@ -116,6 +124,14 @@ def bundle(folder: Path, root: Path, image: dict[str, Any], command: str, broker
     return folder
 
 
+def missing_libraries(root: Path, image: dict[str, Any]) -> list[str]:
+    """Return what the loader does not find of what onnxruntime and cuDNN need on a GPU."""
+    ours = Path("/opt/funnelcast")
+    files = [ours / CUDA, *(Path("/") / path.relative_to(root) for path in root.glob("opt/funnelcast/cuda/libcudnn*"))]
+    said = out("chroot", root, "env", *image["Env"], "ldd", *files)
+    return sorted({line.split()[0] for line in said.splitlines() if "not found" in line})
+
+
 def answers(path: str) -> bool:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{PORT}{path}", timeout=2) as answer:
@@ -147,13 +163,16 @@ def serve(folder: Path, health: list[str]) -> dict[str, Any]:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="Build an image and run it next to a local Kafka.")
+    parser.add_argument("--gpu", action="store_true", help="the image for NVIDIA GPUs")
+    tag = list(FILES)[parser.parse_args().gpu]
     if missing := [program for program in NEEDED if shutil.which(program) is None]:
         print(f"needs {', '.join(missing)} (Debian: apt-get install {' '.join(NEEDED)})", file=sys.stderr)
         return 2
-    found: dict[str, Any] = {"build_seconds": round(build(), 1)}
-    image = json.loads(out("buildah", "inspect", "--type=image", IMAGE))["Docker"]["config"]
+    found: dict[str, Any] = {"build_seconds": round(build(tag), 1)}
+    image = json.loads(out("buildah", "inspect", "--type=image", tag))["Docker"]["config"]
     health = image["Healthcheck"]["Test"][1:]
-    with mounted() as root, LocalKafka() as kafka, tempfile.TemporaryDirectory() as text:
+    with mounted(tag) as root, LocalKafka() as kafka, tempfile.TemporaryDirectory() as text:
         megabytes = {"image_megabytes": root, "ours_megabytes": root / "opt" / "funnelcast"}
         found |= {name: int(out("du", "-s", "-BM", path).split("M")[0]) for name, path in megabytes.items()}
         folders = [Path(text, name) for name in ("topics", "worker")]
@@ -161,9 +180,12 @@ def main() -> int:
             folder.mkdir()
             bundle(folder, root, image, folder.name, kafka.bootstrap)
         out("runc", "run", "--bundle", folders[0], f"funnelcast-topics-{os.getpid()}")
+        if tag.endswith("-gpu"):
+            found["missing_libraries"] = missing_libraries(root, image)
         found |= serve(folders[1], health)
     print(json.dumps(found, indent=1))
     kept = found["uid"] == 10001 and found["root"] == "Read-only file system" and found["capabilities"] == 0
+    kept = kept and found.get("missing_libraries", DRIVER) == DRIVER
     return 0 if kept and found["exit_code"] == 0 else 1
 
 

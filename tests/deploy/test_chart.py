@@ -23,7 +23,7 @@ helm = pytest.importorskip("helm_python", reason="helm-python-sdk is not install
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "funnelcast"
 RULES = ROOT / "deploy" / "prometheus" / "rules"
-CRDS = ROOT.parent / "shared" / "crds"
+CRDS = Path(__file__).parent / "schemas" / "crds"
 SETS = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
 KUBERNETES = [f"1.{minor}" for minor in range(30, 38)]
 
@@ -103,7 +103,6 @@ def test_kubernetes_accepts_every_resource(name: str) -> None:
                 validate.validate(document, version, strict=True)
 
 
-@pytest.mark.skipif(not CRDS.is_dir(), reason=f"the operators' CRDs are not at {CRDS}")
 @pytest.mark.parametrize("name", SETS)
 def test_the_operators_accept_every_custom_resource(name: str) -> None:
     jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
@@ -115,8 +114,8 @@ def test_the_operators_accept_every_custom_resource(name: str) -> None:
     for document in custom:
         faults = jsonschema.Draft7Validator(schemas[document["apiVersion"], document["kind"]]).iter_errors(document)
         assert not [f"{'/'.join(map(str, fault.path))}: {fault.message}" for fault in faults], document["kind"]
-    expected = {"strimzi": {"KafkaTopic", "KafkaUser", "ScaledObject", "TriggerAuthentication", "PodMonitor"}}
-    assert expected.get(name, set()) <= {document["kind"] for document in custom}
+    if name == "strimzi":
+        assert {document["kind"] for document in custom} == {kind for _, kind in schemas}
 
 
 @functools.cache
@@ -373,12 +372,42 @@ def test_the_rules_are_those_that_the_unit_tests_prove() -> None:
     copied = {path.name: path.read_text() for path in (CHART / "rules").glob("*.yaml")}
     assert copied == source, f"cp {RULES}/*.yaml {CHART}/rules/"
     groups = [group for text in source.values() for group in yaml.safe_load(text)["groups"]]
-    rendered_groups = find("strimzi", "PrometheusRule")["spec"]["groups"]
+    watched = with_values("default", monitoring={"rules": {"enabled": True}})
+    rendered_groups = find(watched, "PrometheusRule")["spec"]["groups"]
     assert sorted(rendered_groups, key=lambda group: group["name"]) == sorted(groups, key=lambda group: group["name"])
     jobs = {match for text in source.values() for match in re.findall(r'job=~"([^"]*)"', text)}
     part_of = find("strimzi", "StatefulSet")["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/part-of"]
     assert find("strimzi", "PodMonitor")["spec"]["jobLabel"] == "app.kubernetes.io/part-of"
     assert all(re.fullmatch(job, part_of) for job in jobs)
+
+
+def test_alerts_link_the_runbook_where_it_is_published() -> None:
+    groups = find("strimzi", "PrometheusRule")["spec"]["groups"]
+    links = [rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"] if "alert" in rule]
+    assert links and all(link.startswith("https://wiki.example.com/funnelcast/runbook.md#funnelcast") for link in links)
+
+
+def test_the_http_port_is_open_to_the_monitoring_namespace_only() -> None:
+    spec = find("default", "NetworkPolicy")["spec"]
+    (rule,) = spec["ingress"]
+    assert rule["ports"] == [{"port": "http", "protocol": "TCP"}]
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    closed = find(with_values("default", networkPolicy={"metricsFrom": []}), "NetworkPolicy")["spec"]
+    assert "Ingress" in closed["policyTypes"] and not closed.get("ingress")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [("http://collector.tracing:4318/v1/traces", 4318), ("https://otlp.example.com/v1/traces", 443)],
+)
+def test_traces_reach_their_collector(endpoint: str, port: int) -> None:
+    values = with_values("default", tracing={"endpoint": endpoint, "share": 0.5})
+    assert environment(worker(values))["FUNNELCAST_TRACING_ENDPOINT"] == endpoint
+    assert environment(worker(values))["FUNNELCAST_TRACING_SHARE"] == "0.5"
+    assert [{"port": port, "protocol": "TCP"}] in [
+        rule["ports"] for rule in find(values, "NetworkPolicy")["spec"]["egress"]
+    ]
+    assert "FUNNELCAST_TRACING_ENDPOINT" not in environment(worker("default"))
 
 
 def test_the_notes_say_how_to_produce_a_first_event() -> None:

@@ -54,6 +54,11 @@ def test_services_are_of_named_versions_and_reachable_from_this_machine_only(pro
             assert service["read_only"] and service["cap_drop"] == ["ALL"], name
 
 
+def test_kafka_keeps_its_data_on_its_volume(project: dict[str, Any]) -> None:
+    kafka = project["services"]["kafka"]
+    assert kafka["environment"]["KAFKA_LOG_DIRS"] in [volume.split(":")[1] for volume in kafka["volumes"]]
+
+
 def test_our_services_use_commands_and_settings_that_exist(project: dict[str, Any]) -> None:
     known = {PREFIX + field.upper() for field in Settings.model_fields}
     ours = {name: service for name, service in project["services"].items() if service["image"].startswith("funnelcast")}

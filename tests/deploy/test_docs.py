@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -40,6 +42,18 @@ def program() -> ModuleType:
 def test_the_committed_pages_are_what_the_program_writes(program: ModuleType) -> None:
     for path, text in program.written().items():
         assert path.read_text() == text, f"{path.name} is stale; run `python deploy/docs/generate.py`"
+
+
+@pytest.fixture(scope="module")
+def asyncapi() -> jsonschema.Draft7Validator:
+    packed = (Path(__file__).parent / "schemas" / "asyncapi-3.0.0.json.gz").read_bytes()
+    return jsonschema.Draft7Validator(json.loads(gzip.decompress(packed)))
+
+
+def test_the_document_follows_the_asyncapi_specification(asyncapi: jsonschema.Draft7Validator) -> None:
+    document = yaml.safe_load((DOCS / "asyncapi.yaml").read_text())
+    assert not [f"{list(fault.path)}: {fault.message}" for fault in asyncapi.iter_errors(document)]
+    assert not asyncapi.is_valid(document | {"operations": {"clickstream": {"action": "read"}}})
 
 
 def check(schema: str, value: Any) -> None:

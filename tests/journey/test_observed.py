@@ -70,6 +70,8 @@ def test_numbers_panels_and_alerts_tell_what_happened(stack: Stack, monitoring: 
     events = real_clicks(70 if TAOBAO.exists() else 50)
     odd(stack, events[0])
     stack.produce(events, PER_SECOND)
+    if folder := os.environ.get("OBSERVED_PICTURES"):
+        take_pictures(monitoring, started, Path(folder).resolve())
     odd(stack, events[-1])
     stack.wait_answered()
     stack.verify()
@@ -136,21 +138,33 @@ def lag(monitoring: Monitoring) -> dict[str, float]:
     return monitoring.by("partition", "sum by (partition) (funnelcast_consumer_lag_messages)")
 
 
-def assert_every_panel_has_data(monitoring: Monitoring, started: float, drained: float) -> None:
-    seconds = round(drained - started)
+def boards() -> dict[str, dict[str, Any]]:
+    return {path.stem: json.loads(path.read_text()) for path in DASHBOARDS}
+
+
+def panels_question(monitoring: Monitoring, start: float, end: float) -> pictures.Ask:
+    """Return what answers a panel's query as Grafana would for this time."""
+    seconds = round(end - start)
 
     def ask(expression: str) -> list[dict[str, Any]]:
         query = expression.replace("$job", ".*").replace("$__rate_interval", "10s")
         query = query.replace("$__range", f"{seconds}s").replace("[1h]", f"[{seconds}s]")
-        return monitoring.query_range(query, started, drained + 2)
+        return monitoring.query_range(query, start, end)
 
-    boards = {path.stem: json.loads(path.read_text()) for path in DASHBOARDS}
-    if folder := os.environ.get("OBSERVED_PICTURES"):
-        for name, board in boards.items():
-            pictures.take(board, ask, Path(folder).resolve() / f"{name}.png")
+    return ask
+
+
+def take_pictures(monitoring: Monitoring, started: float, folder: Path) -> None:
+    """Draw the dashboards while clicks come."""
+    for name, board in boards().items():
+        pictures.take(board, panels_question(monitoring, started, time.time()), folder / f"{name}.png")
+
+
+def assert_every_panel_has_data(monitoring: Monitoring, started: float, drained: float) -> None:
+    ask = panels_question(monitoring, started, drained + 2)
     empty = [
         (name, panel["title"], target["expr"])
-        for name, board in boards.items()
+        for name, board in boards().items()
         for panel in board["panels"]
         for target in panel.get("targets", ())
         if not any(math.isfinite(float(value)) for series in ask(target["expr"]) for _, value in series["values"])

@@ -14,7 +14,21 @@ CHECKOV = Path(sys.prefix) / "checkov" / "bin" / "checkov"  # its pins contradic
 
 def checkov(framework: str, directory: Path, *options: str) -> dict[str, Any]:
     """Return checkov's report on a directory; nothing is fetched."""
-    command = [CHECKOV, "--framework", framework, "-d", directory, "--skip-download", "--quiet", "-o", "json", *options]
+    # By its interpreter: the script names the directory in which it was installed.
+    command = [
+        CHECKOV.with_name("python"),
+        "-m",
+        "checkov.main",
+        "--framework",
+        framework,
+        "-d",
+        directory,
+        "--skip-download",
+        "--quiet",
+        "-o",
+        "json",
+        *options,
+    ]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=300)
     assert done.stdout, done.stderr
     return dict(json.loads(done.stdout))

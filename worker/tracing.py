@@ -1,0 +1,98 @@
+"""Tracing's door: nothing traced in, nothing done; with an endpoint, OpenTelemetry behind it (worker/spans.py).
+
+A transaction's trace has a span `chunk` for each chunk of records that is decoded and folded and a span `emit` for what
+is written and committed; a micro-batch of the network has a span `score`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+from model.contract.errors import FunnelcastError
+from worker.records import Output
+
+Origin: TypeAlias = Any  # what a piece of work comes from: a span's context, None where nobody traces
+
+
+class TracingError(FunnelcastError):
+    """Tracing that cannot be started."""
+
+
+class Span(Protocol):
+    """A span under way."""
+
+    def end(self) -> None: ...
+
+
+class Trace(Protocol):
+    """What is traced of one transaction."""
+
+    @property
+    def origin(self) -> Origin:
+        """What the blocks of the chunk at work come from."""
+
+    def chunk(self, records: Sequence[Any]) -> None:
+        """Begin the next chunk."""
+
+    def emit(self) -> None:
+        """End the chunks; from now on answers are waited for, written and committed."""
+
+    def event(self, name: str) -> None:
+        """Note a moment of the emission."""
+
+    def put(self, records: list[Output]) -> list[Output]:
+        """Return the records with the trace's context in their headers."""
+
+    def end(self) -> None:
+        """End the emission."""
+
+
+class Tracing(Protocol):
+    """Makes the traces of a worker."""
+
+    def transaction(self, topic: str, partition: int) -> Trace:
+        """Begin a transaction."""
+
+    def score(self, origins: Iterable[Origin], users: int) -> Span:
+        """Begin a run of the network over blocks of these origins."""
+
+
+class Untraced:
+    """Traces nothing: a transaction, a span and the tracing itself, at the cost of a call."""
+
+    origin = None
+
+    def transaction(self, topic: str, partition: int) -> Untraced:
+        return self
+
+    def score(self, origins: Iterable[Origin], users: int) -> Untraced:
+        return self
+
+    def chunk(self, records: Sequence[Any]) -> None: ...
+
+    def emit(self) -> None: ...
+
+    def event(self, name: str) -> None: ...
+
+    def put(self, records: list[Output]) -> list[Output]:
+        return records
+
+    def end(self) -> None: ...
+
+
+UNTRACED = Untraced()
+
+
+def make_tracing(endpoint: str, share: float, app_id: str, instance_id: str) -> Tracing:
+    """Return what traces to an OTLP endpoint, if any: chunks that hold a traced click, and a share of the others."""
+    if not endpoint:
+        return UNTRACED
+    try:
+        from worker.spans import Traced, provider
+    except ModuleNotFoundError as error:
+        raise TracingError(
+            f"cannot trace to {endpoint}: {error.name} is not installed, expected the extra `tracing`; "
+            "pip install 'funnelcast[tracing]' or unset FUNNELCAST_TRACING_ENDPOINT"
+        ) from error
+    return Traced(provider(endpoint, app_id, instance_id), share, app_id)
