@@ -10,7 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import faust
 from faust.types import TP
@@ -31,6 +32,7 @@ from worker.partition import Partition, Rooms, Topics
 from worker.policy import Outcome, load_policy
 from worker.probe import Probe
 from worker.records import NO_MODEL, Encoder, Model, Source
+from worker.restore import Tables, changelog_reader
 from worker.scorer import Scorer
 from worker.sequences import TABLE_NAME, SequenceTable
 from worker.settings import Settings
@@ -109,7 +111,10 @@ def make_service(
     transport.install(app, emitter, [settings.clickstream], settings.max_chunk)
     _add_agent(app, settings, emitter)
     probe = Probe(delivery.brokers, settings.clickstream, delivery.client_options)
-    _add_tasks(app, table, emitter, metrics, health)
+    recovery = cast(Tables, app.tables).recovery
+    recovery.connect = partial(changelog_reader, delivery.brokers, delivery.client_options)
+    recovery.on_restored = emitter.start
+    _add_tasks(app, emitter, metrics, health)
     _add_probe(app, probe, metrics, health)
     if burst:
         _add_burst(app, emitter)
@@ -136,6 +141,7 @@ def _faust_app(settings: Settings) -> WatchedApp:
         store=f"{settings.store}://",
         datadir=settings.state_dir,
         Table=SequenceTable,
+        TableManager=Tables,
         autodiscover=False,
         web_enabled=False,
         topic_partitions=settings.partitions,
@@ -212,9 +218,7 @@ def _add_agent(app: faust.App, settings: Settings, emitter: Emitter) -> None:
             await emitter.submit(event)
 
 
-def _add_tasks(app: WatchedApp, table: SequenceTable, emitter: Emitter, metrics: Metrics, health: Health) -> None:
-    table.on_recovered = emitter.start
-
+def _add_tasks(app: WatchedApp, emitter: Emitter, metrics: Metrics, health: Health) -> None:
     async def watch() -> None:
         while not app.should_stop:
             health.beat()

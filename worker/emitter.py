@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 from aiokafka import TopicPartition
 
 from worker.batcher import Batcher
+from worker.lag import Lag
 from worker.metrics import Metrics
 from worker.outbox import Delivery, Outbox
 from worker.partition import Partition, Pending
@@ -33,7 +33,6 @@ EXIT_FATAL = 70  # EX_SOFTWARE: the supervisor restarts the worker
 EXIT_GRACE_SECONDS = 5.0  # Faust's own shutdown after a crash was seen to hang
 TICK_SECONDS = 0.5  # how often silent users are looked for
 NO_BROKER_TRIES, NO_BROKER_PAUSE_SECONDS = 8, 0.5  # well inside the rebalance's time
-ENDS_KEPT = 4096  # end offsets that are remembered, one a second
 
 Work = tuple[Pending, asyncio.Future[Scores] | None]
 
@@ -55,10 +54,9 @@ class PartitionWriter:
         self.producer = delivery.producer(tp)
         self._delivery, self._batcher, self._table, self._metrics = delivery, batcher, table, metrics
         self.queue: asyncio.Queue[Any] = asyncio.Queue(delivery.transaction_chunks)
-        self._next_sequence = 0
         self._ticked = 0.0
         self._next_offset: int | None = None
-        self._ends: deque[tuple[int, float]] = deque()  # end offsets and when they were first seen, oldest first
+        self._lag = Lag()
         self._started: float | None = None  # of the open transaction
         self._oldest_ms: int | None = None  # arrival of the oldest record of the open transaction
         self.busy = False  # whether a chunk is at work
@@ -86,6 +84,7 @@ class PartitionWriter:
         chunks: list[Any] = []
         try:
             self.partition.open(time.monotonic(), int(time.time() * 1000))
+            self._next_offset = self.partition.next_offset
             while True:
                 waiting = waiting or asyncio.ensure_future(self.queue.get())
                 await asyncio.wait({waiting}, timeout=TICK_SECONDS)
@@ -147,7 +146,7 @@ class PartitionWriter:
 
         index = 0
         while index < len(chunks):
-            self._check_sequence(chunks[index].message.sequence)
+            self._check_start(chunks[index].message.start)
             trace.chunk(chunks[index].value)
             for topic, records in self.partition.take(chunks[index].value, time.monotonic(), on_block):
                 await outbox.send(topic, trace.put(records))
@@ -175,10 +174,15 @@ class PartitionWriter:
                 await outbox.send(topic, trace.put(records))
             await asyncio.sleep(0)
 
-    def _check_sequence(self, sequence: int) -> None:
-        if sequence != self._next_sequence:  # a chunk that Faust dropped would be lost for ever
-            raise RuntimeError(f"{self.tp}: chunk {sequence} arrived, expected {self._next_sequence}")
-        self._next_sequence += 1
+    def _check_start(self, start: int | None) -> None:
+        """Refuse a chunk that does not begin where the table ends: whatever lies between would be lost for ever."""
+        end = self.partition.next_offset
+        if start != end:
+            self._table.forget_offset(self.tp.partition)
+            raise RuntimeError(
+                f"{self.tp}: the source is read on from offset {start}, but the table ends at {end}; if the group's "
+                "offset was set by hand, set it back, or begin anew with another application name"
+            )
 
     async def _send_offsets(self, offset: int) -> None:
         await self.producer.send_offsets_to_transaction({TopicPartition(*self.tp): offset}, self._delivery.app_id)
@@ -216,20 +220,7 @@ class PartitionWriter:
         if end is None or self._next_offset is None:
             return
         metrics.lag.labels(number).set(max(0, end - self._next_offset))
-        metrics.lag_seconds.labels(number).set(self._lag_seconds(self._next_offset, end, wall))
-
-    def _lag_seconds(self, next_offset: int, end: int, wall: float) -> float:
-        """Return the age of the oldest record that waits: by its arrival, or by when its offset was first seen."""
-        if len(self._ends) < ENDS_KEPT and (not self._ends or self._ends[-1][0] < end):
-            self._ends.append((end, wall))
-        while self._ends and self._ends[0][0] <= next_offset:
-            self._ends.popleft()
-        if next_offset >= end:
-            return 0.0
-        since = self._ends[0][1] if self._ends else wall
-        if self._oldest_ms is not None:
-            since = min(since, self._oldest_ms / 1000)
-        return max(0.0, wall - since)
+        metrics.lag_seconds.labels(number).set(self._lag.seconds(self._next_offset, end, self._oldest_ms, wall))
 
 
 class Emitter:

@@ -22,7 +22,7 @@ from worker.outcomes import Outcomes
 from worker.pieces import Piece, Scores, whole
 from worker.policy import Answer, Decision, Memory, Outcome, Policy, candidates, decide, memory_bytes, memory_of
 from worker.records import Answers, Encoder, Output
-from worker.sequences import ARRIVAL_KEY, CAMPAIGN_KEY, HEAD_KEY, STREAM_KEY, SequenceTable
+from worker.sequences import CAMPAIGN_KEY, HEAD_KEY, MARK, MARK_KEY, STREAM_KEY, SequenceTable
 
 LIVE_MS = 300_000  # a source whose newest event is this close to its arrival is live: its silence takes wall time
 NO_EVENTS = np.empty(0, np.int64)
@@ -78,6 +78,7 @@ class Partition:
         self._outcomes = Outcomes(rooms.horizon_ms, rooms.policy, rooms.metrics)
         self._memories: dict[bytes, Memory] = {}
         self._remembering: set[bytes] = set()  # users whose memory changed in this transaction
+        self.next_offset: int | None = None  # of the source: where the table ends
         self._arrival_ms = 0
         self._arrived_at = 0.0
 
@@ -86,9 +87,9 @@ class Partition:
         stream = self._read(STREAM_KEY)
         if stream is not None:
             self.sequences.load_stream(stream)
-        arrival = self._read(ARRIVAL_KEY)
-        if arrival is not None:
-            self._arrival_ms = int.from_bytes(arrival, "big")
+        mark = self._read(MARK_KEY)
+        if mark is not None:
+            self._arrival_ms, self.next_offset = MARK.unpack(mark)
             self._arrived_at = monotonic - max(0, wall_ms - self._arrival_ms) / 1000
         for key, value in self._scan(HEAD_KEY):
             if is_open(value):
@@ -98,6 +99,7 @@ class Partition:
         """Decode and fold one chunk; return what is rejected. `on_block` takes the inputs of each block of new rows."""
         chunk = decode_chunk(records, self._rooms.bounds)
         self._arrival_ms, self._arrived_at = records[-1].timestamp, monotonic
+        self.next_offset = records[-1].offset + 1
         good = [records[i] for i in chunk.index]
         keys = [bytes(record.key or b"") for record in good]
         for key in self.sequences.unknown(keys):
@@ -225,13 +227,14 @@ class Partition:
                 yield decision
 
     def changes(self) -> dict[bytes, bytes | None]:
-        """Return the table updates of everything changed since the last call; arrival time included."""
+        """Return the table updates of everything changed since the last call, and how far the source was read."""
         names, values = self.sequences.pack()
         updates: dict[bytes, bytes | None] = dict(zip(names, values, strict=True))
         for user in self._remembering:
             updates[CAMPAIGN_KEY + user] = memory_bytes(self._memories[user])
         self._remembering.clear()
-        updates[ARRIVAL_KEY] = self._arrival_ms.to_bytes(8, "big")
+        if self.next_offset is not None:
+            updates[MARK_KEY] = MARK.pack(self._arrival_ms, self.next_offset)
         return updates
 
     def forget_idle(self) -> None:

@@ -1,15 +1,16 @@
 """The table of user sequences: committed bytes per (partition, key), restored by Faust from its changelog.
 
 Keys: see model.contract.sequence; the worker adds b"c" + user (campaign memory) and
-b"a" (arrival of the newest record).
+b"m" (arrival of the newest record, and the source offset after it).
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import faust
@@ -20,7 +21,8 @@ from rocksdict import WriteBatch, WriteOptions
 log = logging.getLogger(__name__)
 
 TABLE_NAME = "user-sequences"
-CAMPAIGN_KEY, ARRIVAL_KEY, HEAD_KEY, STREAM_KEY = b"c", b"a", b"s", b"t"
+CAMPAIGN_KEY, MARK_KEY, HEAD_KEY, STREAM_KEY = b"c", b"m", b"s", b"t"
+MARK = struct.Struct(">qq")
 ROCKSDB_OPTIONS = {"write_buffer_size": 32 << 20, "block_cache_size": 64 << 20, "target_file_size_base": 32 << 20}
 
 Updates = Mapping[bytes, bytes | None]
@@ -55,7 +57,6 @@ class SequenceTable(faust.Table[bytes, bytes]):
         changelog: Any = self.changelog_topic
         changelog.key_serializer = changelog.value_serializer = "raw"
         self._memory: dict[int, dict[bytes, bytes]] = defaultdict(dict)
-        self.on_recovered: Callable[[], None] = lambda: None
 
     def _new_store_by_url(self, url: Any) -> Any:
         if str(url).startswith("rocksdb:"):
@@ -104,24 +105,20 @@ class SequenceTable(faust.Table[bytes, bytes]):
             batch.put(RocksStore.offset_key, str(changelog_offset).encode())
         self._db(partition).write(batch, _NO_WAL)
 
-    def apply_changelog_batch(self, batch: Iterable[Any]) -> None:
-        """Restore: apply changelog records; a record without key only marks the end of the log (transport)."""
-        updates: dict[int, dict[bytes, bytes | None]] = defaultdict(dict)
-        last: dict[int, int] = {}
-        for event in batch:
-            message = event.message
-            last[message.partition] = message.offset
-            if message.key is not None:
-                updates[message.partition][message.key] = message.value
-        for partition, offset in last.items():
-            self.write(partition, updates[partition], offset)
+    def forget_offset(self, partition: int) -> None:
+        """Distrust the local state: the next start reads the whole changelog over it."""
+        if self.in_rocksdb:
+            self._db(partition).delete(RocksStore.offset_key)
+
+    def restore(self, partition: int, records: Iterable[Any], last: int) -> None:
+        """Apply changelog records, oldest first; `last` is the offset that they end at."""
+        self.write(partition, {record.key: record.value for record in records}, last)
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
         await super().on_recovery_completed(active_tps, standby_tps)
         kept = {tp.partition for tp in active_tps | standby_tps}
         for partition in set(self._memory) - kept:
             del self._memory[partition]
-        self.on_recovered()
 
     def _db(self, partition: int) -> Any:
         store: Any = self.data

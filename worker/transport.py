@@ -7,14 +7,12 @@ private names of faust-streaming 0.15.3, pinned; tests/worker/test_transport.py 
 from __future__ import annotations
 
 import asyncio
-import collections
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, ClassVar, Protocol
 
 import faust
 from aiokafka.errors import ConsumerStoppedError
-from faust.tables.recovery import Recovery
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, ensure_aiokafka_TPset
 from faust.types import TP, ConsumerMessage
 from faust.types.tuples import ack_lock
@@ -39,11 +37,14 @@ class Owner(Protocol):
 
 
 class ChunkMessage(ConsumerMessage):
-    """Records of one partition, fetched together; `sequence` counts a partition's chunks since its assignment."""
+    """Records of one partition, fetched together.
 
-    __slots__ = ("sequence",)
+    `start` is the offset that the partition was read to before them; None where the group has committed none yet.
+    """
 
-    sequence: int
+    __slots__ = ("start",)
+
+    start: int | None
 
 
 class CommittedReads(AIOKafkaConsumerThread):
@@ -64,10 +65,6 @@ class ChunkConsumer(Consumer):
     chunk_topics: ClassVar[frozenset[str]] = frozenset()
     max_chunk: ClassVar[int] = 2048
     owner: ClassVar[Owner]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._sequence: collections.Counter[TP] = collections.Counter()
-        super().__init__(*args, **kwargs)
 
     def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
         return CommittedReads(self, loop=self.loop, beacon=self.beacon)
@@ -94,9 +91,7 @@ class ChunkConsumer(Consumer):
             return
         for tp, batch in (records or {}).items():
             if batch and (active is None or tp in active or tp in self._buffered_partitions):
-                deliver = self._deliver_chunks if tp.topic in self.chunk_topics else self._deliver_records
-                await deliver(tp, batch, generation)
-        await self._deliver_end_marks(active, generation)
+                await self._deliver_chunks(tp, batch, generation)
         if not records:
             await asyncio.sleep(0)
 
@@ -123,7 +118,7 @@ class ChunkConsumer(Consumer):
     async def _deliver_chunks(self, tp: TP, records: list[Any], generation: int) -> None:
         wanted = self._read_offset[tp]  # for chunk topics always the NEXT offset
         if self.app.rebalancing or self.app.consumer_generation_id != generation:
-            return await self._give_back(tp, records[0].offset, wanted, generation)
+            return await self._give_back(tp, wanted)
         records = [record for record in records if wanted is None or record.offset >= wanted]
         for low in range(0, len(records), self.max_chunk):
             if not self._is_current(generation):
@@ -140,59 +135,16 @@ class ChunkConsumer(Consumer):
             tp.topic, tp.partition, last.offset, last.timestamp / 1000.0, last.timestamp_type, None, None, chunk,
             None, 0, 0, tp, generation_id=generation,
         )  # fmt: skip
-        message.sequence = self._sequence[tp]
-        self._sequence[tp] += 1
+        message.start = self._read_offset[tp]
         return message
 
-    async def _give_back(self, tp: TP, first: int, wanted: int | None, generation: int) -> None:
+    async def _give_back(self, tp: TP, wanted: int | None) -> None:
         """Seek back: recovery resumes partitions before it clears the stream queues, which would drop this chunk."""
         if wanted is not None:
             await self.seek(tp, wanted)
-        elif self.app.consumer_generation_id == generation:
-            await self.seek(tp, first)
         else:
             await self._thread.seek_to_beginning(*ensure_aiokafka_TPset([tp]))
         await asyncio.sleep(GIVE_BACK_SECONDS)
-
-    async def _deliver_records(self, tp: TP, records: list[Any], generation: int) -> None:
-        for record in records:
-            if not self._is_current(generation):
-                return  # recovery seeks again
-            read = self._read_offset[tp]
-            if read is None or record.offset >= read:
-                await self.wait_first(self.callback(self._to_message(tp, record)), self.suspend_flow.wait())
-                self._read_offset[tp] = record.offset
-
-    async def _deliver_end_marks(self, active: set[TP] | None, generation: int) -> None:
-        """Send an empty record for offsets that no record has.
-
-        Commit markers and aborted records use offsets too; recovery would wait for them for ever.
-        """
-        consumer: Any = self._thread._consumer
-        assignment = consumer._subscription.subscription.assignment
-        for tp in active or ():
-            if tp.topic in self.chunk_topics or not assignment or tp not in assignment.tps:
-                continue
-            position, read = assignment.state_value(tp)._position, self._read_offset[tp]
-            if position and position - 1 > (-1 if read is None else read) and self._is_current(generation):
-                self._read_offset[tp] = position - 1
-                await self.callback(
-                    ConsumerMessage(
-                        tp.topic,
-                        tp.partition,
-                        position - 1,
-                        0.0,
-                        0,
-                        [],
-                        None,
-                        None,
-                        None,
-                        0,
-                        0,
-                        tp,
-                        generation_id=generation,
-                    )
-                )
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Stay silent: the stock check asserts a position that a partition just assigned does not have."""
@@ -214,11 +166,10 @@ class ChunkConsumer(Consumer):
         await self.owner.close()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        self._sequence.clear()
-        tables: Any = self.app.tables
-        queue = tables.changelog_queue
-        while not queue.empty():
-            queue.get_nowait()  # left-overs of lost partitions would be applied to other ones
+        consumer: Any = self._thread._consumer
+        consumer.pause(
+            *ensure_aiokafka_TPset(tp for tp in assigned if tp.topic not in self.chunk_topics)
+        )  # Restoring's
         try:
             # Fence first: the old owner's markers are then written before end and committed offsets are read.
             await self.owner.open(tp for tp in assigned if tp.topic in self.chunk_topics)
@@ -241,14 +192,8 @@ class ChunkSchema(faust.Schema[Any, Any]):
         return decode
 
 
-async def _seek_offsets(self: Any, consumer: Any, tps: Any, offsets: Any, title: str) -> None:
-    """Seek to the table's offsets; the stock one crashes on None when a rebalance came in between."""
-    await consumer.seek_wait({tp: max(offsets.get(tp) or 0, 0) for tp in tps})
-
-
 def install(app: faust.App, owner: Owner, topics: Iterable[str], max_chunk: int) -> None:
     """Make `app` consume `topics` in chunks of at most `max_chunk` records, with `owner` told of every assignment."""
-    Recovery._seek_offsets = _seek_offsets  # type: ignore[method-assign]
     members = {"chunk_topics": frozenset(topics), "max_chunk": max_chunk, "owner": owner}
     consumer = type("Consumer", (ChunkConsumer,), members)
     stock = app._new_transport

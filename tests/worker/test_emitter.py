@@ -84,7 +84,7 @@ class Chunk:
         value = b'{"user_id":"u%d","event":"click","timestamp":%d}' % (number, 1_700_000_000_000 + number)
         key, timestamp = b"u%d" % number, 1_700_000_000_000
         self.value = [SimpleNamespace(key=key, value=value, offset=number, timestamp=timestamp, headers=())]
-        self.message = SimpleNamespace(tp=PLACE, generation_id=1, sequence=number, offset=number)
+        self.message = SimpleNamespace(tp=PLACE, generation_id=1, start=number or None, offset=number)
         self.acked = False
 
     def ack(self) -> None:
