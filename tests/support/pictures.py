@@ -148,7 +148,8 @@ def _curves(lines: list[Line], unit: str) -> str:
         value = _number(float(own) if own else line.last, unit)
         legends.append(f"<span style='color:{colour}'>{html.escape(name)} {value}</span>")
     more = "" if len(legends) <= SHOWN else f" and {len(legends) - SHOWN} more"
-    return f"<small>top {_number(top, unit)}</small>{_svg(paths)}<small>{', '.join(legends[:SHOWN])}{more}</small>"
+    highest = _number(top if top > 1e-9 else 0.0, unit)
+    return f"<small>top {highest}</small>{_svg(paths)}<small>{', '.join(legends[:SHOWN])}{more}</small>"
 
 
 def _svg(parts: list[str]) -> str:
