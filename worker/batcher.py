@@ -14,10 +14,13 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from model.contract.rows import Inputs
 from worker.metrics import Metrics
 from worker.pace import Pace
-from worker.pieces import Piece, Scores, join, whole
+from worker.pieces import Piece, Scores, base_rate_scores, join, whole
 from worker.tracing import UNTRACED, Origin, Tracing
 
 REBUILD_ROWS = 8192  # rows of a micro-batch of whole sequences, at most; those that go at once wait for it
@@ -35,12 +38,16 @@ class BatcherClosedError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is configured: the size of micro-batches and their wait, the queue, the latency to keep."""
+    """What is configured: the size of micro-batches and their wait, the queue, the latency to keep.
+
+    With `base_rates` (2, 6) the overload policy is to answer with them at once, else to wait.
+    """
 
     batch_users: int = 256
     wait_seconds: float = 0.005
     waiting_users: int = 4096
     target_seconds: float = 0.1
+    base_rates: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +141,24 @@ class Batcher:
         return asyncio.ensure_future(_joined(pieces, futures))
 
     async def room(self) -> None:
-        """Wait until the queue is not full."""
-        await self._room.wait()
+        """Wait until the queue is not full, if it is the overload policy to wait."""
+        if self._limits.base_rates is None:
+            await self._room.wait()
 
     @property
     def has_room(self) -> bool:
-        """Whether the queue is not full."""
-        return self._room.is_set()
+        """Whether a block that comes now is answered without the writer's waiting for room."""
+        return self._room.is_set() or self._limits.base_rates is not None
+
+    def shed(self, rows: int) -> asyncio.Future[Scores] | None:
+        """Answer a block of that many wanted rows with base rates, if the queue is full and that is the policy."""
+        base_rates = self._limits.base_rates
+        if base_rates is None or self._room.is_set():
+            return None
+        self._metrics.shed.inc(rows)
+        scores = asyncio.get_running_loop().create_future()
+        scores.set_result(base_rate_scores(rows, base_rates))
+        return scores
 
     async def close(self) -> None:
         """Score what waits, then end the thread."""
@@ -187,7 +205,11 @@ class Batcher:
     def _measure(self) -> None:
         users = sum(request.piece.users for lane in (self._fast, self._slow) for request in lane.waiting)
         self._metrics.batch_waiting.set(users)
-        if users < self._limits.waiting_users:
+        late = False
+        if self._limits.base_rates is not None:
+            expected = sum(lane.pace.seconds(lane.units(lane.waiting)) for lane in (self._fast, self._slow))
+            late = expected > self._limits.target_seconds
+        if users < self._limits.waiting_users and not late:
             self._room.set()
         else:
             self._room.clear()

@@ -23,6 +23,10 @@ class Pace:
         latest = seconds / max(1, units)
         self._unit_seconds += (MEMORY if self._unit_seconds else 1.0) * (latest - self._unit_seconds)
 
+    def seconds(self, units: int) -> float:
+        """Return how long a run of that size is expected to take; 0 before the first."""
+        return units * self._unit_seconds
+
     def size(self) -> int:
         """Return the most units of a run: as configured, fewer where half the budget does not suffice for them."""
         if not self._unit_seconds:
@@ -31,4 +35,4 @@ class Pace:
 
     def wait_seconds(self, units: int) -> float:
         """Return how long the oldest of `units` may wait: as configured, less where the run would come too late."""
-        return max(0.0, min(self._wait_seconds, self._budget_seconds - units * self._unit_seconds))
+        return max(0.0, min(self._wait_seconds, self._budget_seconds - self.seconds(units)))
