@@ -29,6 +29,7 @@ HERE = Path(__file__).parent
 TEXT, NUMBER, INTEGER, BOOLEAN = ({"type": name} for name in ("string", "number", "integer", "boolean"))
 TIME_MS = {"type": "integer", "description": "milliseconds since the epoch"}
 SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+TRACEPARENT = {"type": "string", "description": "W3C trace context, where the record is traced"}
 STAGE = {"type": "string", "enum": [stage.value for stage in STAGES]}
 
 
@@ -123,9 +124,9 @@ def _channel(name: str, schema: str | None, summary: str, headers: dict[str, Any
         headers = {**headers, "detail": TEXT, "source_topic": TEXT, "source_partition": TEXT, "source_offset": TEXT}
     else:
         message["payload"] = {"$ref": f"#/components/schemas/{schema}"}
-    if name != "clickstream":
-        names = ("ce_id", "ce_type", "ce_source", "ce_specversion", "ce_time", "content-type")
-        message["headers"] = {"type": "object", "properties": {**dict.fromkeys(names, TEXT), **headers}}
+    names = ("ce_id", "ce_type", "ce_source", "ce_specversion", "ce_time", "content-type")
+    written = {} if name == "clickstream" else {**dict.fromkeys(names, TEXT), **headers}
+    message["headers"] = {"type": "object", "properties": {**written, "traceparent": TRACEPARENT}}
     message["bindings"] = {"kafka": {"key": {"type": "string", "description": "user id"}}}
     topic = Settings.model_fields[name].default
     partitions = Settings.model_fields["partitions"].default

@@ -2,7 +2,8 @@
 
     python deploy/grafana/dashboards.py [--check]
 
-Writes deploy/grafana/dashboards/*.json; --check only says whether the files are what this program writes.
+Writes deploy/grafana/dashboards/*.json, and once more where the Helm chart can read them; --check only says whether the
+files are what this program writes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from grafana_foundation_sdk.models.common import (
 from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, DataSourceRef, Threshold, ThresholdsMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-OUT = Path(__file__).parent / "dashboards"
+HERE = Path(__file__).parent
+FOLDERS = (HERE / "dashboards", HERE.parent / "helm" / "funnelcast" / "dashboards")
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 DASHBOARDS = {
@@ -42,10 +44,11 @@ DASHBOARDS = {
 
 def written() -> dict[Path, str]:
     """Return each file with its content."""
-    return {
-        OUT / f"{name}.json": JSONEncoder(sort_keys=True, indent=2).encode(_board(name, *rest).build()) + "\n"
+    texts = {
+        name: JSONEncoder(sort_keys=True, indent=2).encode(_board(name, *rest).build()) + "\n"
         for name, rest in DASHBOARDS.items()
     }
+    return {folder / f"{name}.json": text for folder in FOLDERS for name, text in texts.items()}
 
 
 def _board(name: str, title: str, description: str, rows: Sequence[Row]) -> dashboard.Dashboard:

@@ -206,7 +206,7 @@ def test_every_value_is_in_the_schema_and_in_the_readme() -> None:
 def leaves(values: Values, above: str = "") -> Iterator[str]:
     for name, value in values.items():
         path = f"{above}{name}"
-        if isinstance(value, dict) and value and name != "resources":
+        if isinstance(value, dict) and value and name not in ("resources", "labels"):
             yield from leaves(value, f"{path}.")
         else:
             yield path
@@ -379,6 +379,16 @@ def test_the_rules_are_those_that_the_unit_tests_prove() -> None:
     part_of = find("strimzi", "StatefulSet")["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/part-of"]
     assert find("strimzi", "PodMonitor")["spec"]["jobLabel"] == "app.kubernetes.io/part-of"
     assert all(re.fullmatch(job, part_of) for job in jobs)
+
+
+def test_grafana_finds_the_dashboards_as_they_are_committed() -> None:
+    maps = [d for d in documents(rendered("strimzi")) if d["kind"] == "ConfigMap"]
+    found = {name: text for document in maps for name, text in document["data"].items()}
+    committed = (ROOT / "deploy" / "grafana" / "dashboards").glob("*.json")
+    assert found == {f"funnelcast-{path.name}": path.read_text() for path in committed}
+    for document in maps:
+        assert document["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert document["metadata"]["annotations"] == {"grafana_folder": "Funnelcast"}
 
 
 def test_alerts_link_the_runbook_where_it_is_published() -> None:

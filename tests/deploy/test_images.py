@@ -66,6 +66,11 @@ def test_torch_is_kept_out_when_an_image_is_built(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
+def test_an_image_can_serve_and_trace(name: str) -> None:
+    assert any('"funnelcast[worker,tracing] @' in line for line in lines(name))
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_functions_are_compiled_for_the_cpu_that_the_image_then_asks_for(name: str) -> None:
     defaults = [line for line in lines(name) if line.startswith("ARG NUMBA_CPU")]
     assert len(defaults) == 4 and defaults[:2] == defaults[2:]

@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image, ImageChops
+
 BROWSER = "chromium-headless-shell"
-WIDTH, HEIGHT, SHOWN = 420, 130, 8
-ROW_PIXELS, CELL_PIXELS, HEAD_PIXELS = 40, 26.6, 90  # of a row's title, of a grid cell, of the page's title
+WIDTH, HEIGHT, SHOWN = 420, 130, 12
+TALLEST, MARGIN = 3000, 14  # pixels of a page, and below it
 COLOURS = ("#2b6cd4", "#c8372d", "#1c8a52", "#b8860b", "#7b4bc4", "#0e8a9a", "#d0559b", "#647084")
 STYLE = """body{font:13px/1.35 DejaVu Sans,sans-serif;margin:14px;background:#f5f6f8;color:#1b2330}
 main{display:grid;grid-template-columns:repeat(24,1fr);gap:10px} h2{grid-column:span 24;font-size:16px;margin:8px 0 0}
@@ -42,17 +44,17 @@ class Line(NamedTuple):
 def take(dashboard: dict[str, Any], ask: Ask, out: Path) -> None:
     """Draw every panel with what `ask` answers to its queries; write out.html beside the PNG."""
     parts = [_panel(panel, ask) for panel in dashboard["panels"]]
-    page = f"<meta charset=utf-8><style>{STYLE}</style><h1>{html.escape(dashboard['title'])}</h1><main>"
+    head = f"<meta charset=utf-8><style>{STYLE}</style><h1>{html.escape(dashboard['title'])}</h1><main>"
     source = out.with_suffix(".html")
-    source.write_text(page + "".join(parts) + "</main>")
-    heights = {panel["gridPos"]["y"]: panel["gridPos"]["h"] for panel in dashboard["panels"] if panel["type"] != "row"}
-    rows = sum(panel["type"] == "row" for panel in dashboard["panels"])
-    height = round(HEAD_PIXELS + ROW_PIXELS * rows + CELL_PIXELS * sum(heights.values()))
+    source.write_text(head + "".join(parts) + "</main>")
     subprocess.run(
         [BROWSER, "--no-sandbox", "--disable-gpu", f"--user-data-dir={out.parent / 'browser'}",
-         f"--window-size=1500,{height}", f"--screenshot={out}", source.as_uri()],
+         f"--window-size=1500,{TALLEST}", "--hide-scrollbars", f"--screenshot={out}", source.as_uri()],
         check=True, capture_output=True, timeout=60,
     )  # fmt: skip
+    page = Image.open(out).convert("RGB")
+    box = ImageChops.difference(page, Image.new("RGB", page.size, page.getpixel((0, TALLEST - 1)))).getbbox()
+    page.crop((0, 0, page.width, box[3] + MARGIN)).save(out)
 
 
 def _panel(panel: dict[str, Any], ask: Ask) -> str:

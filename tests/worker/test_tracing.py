@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import format_span_id, format_trace_id
 
-from worker.spans import MOST_LINKS, Traced
+from worker.spans import MOST_LINKS, Traced, traces_address
 
 ONE, TWO = "11" * 8, "22" * 8
 
@@ -125,6 +125,12 @@ def test_without_an_endpoint_nothing_is_traced_and_records_stay_the_same() -> No
     trace.chunk([click(ONE)])
     assert trace.origin is None
     assert not trace.headers
+
+
+@pytest.mark.parametrize("given", ["http://c:4318", "http://c:4318/", "http://c:4318/v1/traces"])
+def test_an_endpoint_without_a_path_gets_that_of_traces(given: str) -> None:
+    assert traces_address(given) == "http://c:4318/v1/traces"
+    assert traces_address("https://c/team/otlp") == "https://c/team/otlp"
 
 
 def test_an_endpoint_without_the_extra_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
