@@ -38,7 +38,9 @@ def run(system: System, place: Place, args: argparse.Namespace, brokers: frozens
         topics.delete(place.tag)
 
 
-def measured(args: argparse.Namespace, kafka: LocalKafka, folder: Path, brokers: frozenset[int]) -> dict[str, list[Figures]]:
+def measured(
+    args: argparse.Namespace, kafka: LocalKafka, folder: Path, brokers: frozenset[int]
+) -> dict[str, list[Figures]]:
     """Return the runs of each system; a system that could not run has the reason instead, and is not tried again."""
     topic, runs = f"clicks-{os.getpid()}", {name: [] for name in args.systems}
     topics = Topics(kafka.bootstrap)

@@ -85,7 +85,7 @@ class Program:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path = ROOT) -> None:
         self.log = log
-        with log.open("ab") as out:
+        with log.open("wb") as out:
             self._process = subprocess.Popen(
                 command, env=os.environ | environment, stdout=out, stderr=out, cwd=folder, start_new_session=True
             )
@@ -175,12 +175,15 @@ class Watch:
     progress: Callable[[], int]
     brokers: frozenset[int] = frozenset()
 
-    def look(self) -> Look:
+    def step(self) -> Look:
         """Look just after progress was made: a transaction answers many events at once."""
         before, since = self.progress(), time.monotonic()
-        while (events := self.progress()) == before and time.monotonic() - since < STILL_SECONDS:
+        while self.progress() == before and time.monotonic() - since < STILL_SECONDS:
             time.sleep(0.01)
-        at = time.monotonic()
+        return self.look()
+
+    def look(self) -> Look:
+        events, at = self.progress(), time.monotonic()
         mine = {process.pid: cpu_seconds(process) for process in tree(os.getpid())}
         system = sum(mine.pop(process.pid, 0.0) for process in tree(self.program.pid))
         broker = sum(mine.pop(pid, 0.0) for pid in self.brokers)
@@ -201,11 +204,11 @@ class Watch:
         """Return the rate between the end of the warm-up and the end of the window or of the backlog."""
         self.first()
         time.sleep(warm_seconds)
-        first = last = self.look()
+        first = last = self.step()
         while time.monotonic() - first.at < seconds:
             time.sleep(LOOK_SECONDS)
             self.program.alive()
-            now = self.look()
+            now = self.step()
             if now.events > DONE_SHARE * total and last is not first:
                 break
             last = now

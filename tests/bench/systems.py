@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +76,25 @@ def worker(place: Place, **settings: str) -> Program:
     given["state_dir"] = str(place.state)
     environment = {f"FUNNELCAST_{name.upper()}": value for name, value in given.items()}
     return Program([sys.executable, "-m", "worker.cli", "worker"], environment, place.log)
+
+
+def url(program: Program) -> str:
+    """Return where our worker serves /ready and /metrics, once it says so."""
+    for _ in range(1200):
+        found = re.search(r"(http://\S+/) shows the console", program.log.read_text(errors="replace"))
+        if found is not None:
+            return found[1]
+        program.alive()
+        time.sleep(0.1)
+    raise Unable(f"the worker did not say where it serves: {program.tail()}")
+
+
+def metrics(program: Program) -> dict[str, float]:
+    """Return the samples of our worker's metrics that have no labels."""
+    with urllib.request.urlopen(url(program) + "metrics", timeout=10) as page:
+        lines = page.read().decode().splitlines()
+    plain = [line.split() for line in lines if line[:1] != "#" and "{" not in line]
+    return {name: float(value) for name, value in plain}
 
 
 def _ours(place: Place, topics: Topics) -> Program:

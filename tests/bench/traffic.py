@@ -16,9 +16,7 @@ PARTITIONS, DAY_MS = 4, 86_400_000
 KINDS = (b"product_view", b"cart_add", b"wishlist_add")
 KIND_SHARES = (0.9, 0.05, 0.05)
 ITEMS, CATEGORIES = 100_000, 300
-CLICK = (
-    b'{"user_id":"u%d","event":"%b","timestamp":%d,"item_id":"i%d","category":"c%d","price":9.5}'
-)
+CLICK = b'{"user_id":"u%d","event":"%b","timestamp":%d,"item_id":"i%d","category":"c%d","price":9.5}'
 CHECKED = 50_000  # records of a run that are read back
 QUIET = {"log_level": 0}
 DELETED_SOON = {"file.delete.delay.ms": "1000", "segment.bytes": str(64 << 20)}
@@ -26,16 +24,16 @@ DELETED_SOON = {"file.delete.delay.ms": "1000", "segment.bytes": str(64 << 20)}
 Click = tuple[int, bytes, int, bytes]  # partition, key, time in ms, value
 
 
-def clicks(count: int, users: int, start_ms: int, span_ms: int, seed: int = 7) -> Iterator[Click]:
-    """Yield seeded synthetic clicks in time order, evenly over the span; few users have many and many have few."""
-    rng = np.random.default_rng(seed)
+def clicks(count: int, users: int, start_ms: int, span_ms: int, even: bool = False) -> Iterator[Click]:
+    """Yield seeded synthetic clicks in time order over the span; few users have many, unless all have the same."""
+    rng = np.random.default_rng(7)
     for first in range(0, count, 50_000):
         size = min(50_000, count - first)
-        user = (users * rng.random(size) ** 2).astype(int).tolist()
+        drawn = np.arange(first, first + size) % users if even else (users * rng.random(size) ** 2).astype(int)
         kind = rng.choice(len(KINDS), size, p=KIND_SHARES).tolist()
         time_ms = (start_ms + np.arange(first, first + size) * span_ms // count).tolist()
         item, category = rng.integers(0, ITEMS, size).tolist(), rng.integers(0, CATEGORIES, size).tolist()
-        for u, k, t, i, c in zip(user, kind, time_ms, item, category, strict=True):
+        for u, k, t, i, c in zip(drawn.tolist(), kind, time_ms, item, category, strict=True):
             yield u % PARTITIONS, b"u%d" % u, t, CLICK % (u, KINDS[k], t, i, c)
 
 
@@ -136,7 +134,9 @@ def read_back(broker: str, topic: str, counter: bytes) -> Figures:
     return {"read": read, "lost_or_repeated": wrong}
 
 
-def records(broker: str, topics: Sequence[str], most: int, partitions: int = PARTITIONS) -> Iterator[tuple[bytes, bytes]]:
+def records(
+    broker: str, topics: Sequence[str], most: int, partitions: int = PARTITIONS
+) -> Iterator[tuple[bytes, bytes]]:
     """Yield key and value of committed records, from the beginning to what is the end now, at most so many."""
     consumer = Consumer({
         "bootstrap.servers": broker, "group.id": "read-back", "isolation.level": "read_committed",
