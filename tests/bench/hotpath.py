@@ -1,4 +1,4 @@
-"""The worker's path from decoded clicks to scores and table bytes, without Kafka: its own rooms, one after the other."""
+"""The worker's path from decoded clicks to scores and table bytes, without Kafka: its rooms, one after the other."""
 
 from __future__ import annotations
 

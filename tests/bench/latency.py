@@ -31,7 +31,7 @@ from tests.bench.systems import KAFKA_STREAMS, KAFKA_STREAMS_EXACTLY_ONCE, OURS,
 from tests.bench.traffic import DAY_MS, Topics, clicks, fill
 
 PACKAGES = ("faust-streaming", "aiokafka", "onnxruntime", "numba", "numpy", "confluent-kafka")
-DRAIN_SECONDS = 180.0
+DRAIN_SECONDS, CATCH_UP_SECONDS = 180.0, 20.0
 MODEL = replace(
     OURS, name="funnelcast_model", title="Funnelcast, shipped model", start=ours_with_model,
     includes=OURS.includes + "; the shipped bundle from hot state, campaigns, default settings",
@@ -66,24 +66,20 @@ class Phase(NamedTuple):
     used: Figures
 
 
-def drain(
-    system: System, place: Place, topics: Topics, program: Program, total: int, args: argparse.Namespace
-) -> Figures:
-    """Measure the draining of the backlog, and wait for its end."""
-    watch = Watch(program, system.progress(place, topics))
-    found = watch.window(args.warm, args.drain_seconds, total)
-    deadline = time.monotonic() + DRAIN_SECONDS
-    while watch.progress() < total:
-        program.alive()
-        time.sleep(0.2)
+def drained(live: Live, total: int, seconds: float) -> bool:
+    """Wait until so many clicks are answered; tell whether they are."""
+    deadline = time.monotonic() + seconds
+    while live.watch.progress() < total:
+        live.watch.program.alive()
         if time.monotonic() > deadline:
-            raise Unable(f"the backlog was not drained within {DRAIN_SECONDS:.0f} s")
-    return found
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def phases(live: Live, rate: float) -> list[Phase]:
-    """Send clicks at each load in turn, and let the system catch up in between."""
-    done = []
+    """Send clicks at each load in turn, and let the system catch up in between, if it can."""
+    done, total = [], live.args.events
     for load in live.args.loads:
         seconds = live.args.settle + live.args.seconds
         command = [
@@ -101,6 +97,10 @@ def phases(live: Live, rate: float) -> list[Phase]:
         live.watch.program.alive()
         done.append(Phase(load, json.loads(ran.stdout), between(first, live.watch.look())))
         say(f"{live.system.name} at {load} %: {ran.stdout.strip()}")
+        total += done[-1].sent["sent"]
+        if not drained(live, total, CATCH_UP_SECONDS):
+            say(f"{live.system.name} did not catch up within {CATCH_UP_SECONDS:.0f} s: no higher load")
+            break
         time.sleep(live.args.rest)
     return done
 
@@ -130,7 +130,8 @@ def figures(phase: Phase, committed: Seen, uncommitted: Seen, settle: float) -> 
     first, last = (phase.sent["from"] + settle) * 1000, phase.sent["to"] * 1000
     asked = (committed.arrival >= first) & (committed.arrival < last)
     if not asked.any():
-        raise Unable("no answer to a live click was seen")
+        raise Unable(f"at {phase.load} % of the load no answer was seen")
+    answered = (committed.arrival >= int(phase.sent["from"] * 1000)) & (committed.arrival <= last)
     waits = committed.seen[asked] - committed.arrival[asked]
     _, one, other = np.intersect1d(committed.place[asked], uncommitted.place, assume_unique=True, return_indices=True)
     ahead = committed.seen[asked][one] - uncommitted.seen[other]
@@ -142,6 +143,7 @@ def figures(phase: Phase, committed: Seen, uncommitted: Seen, settle: float) -> 
         **percentiles(waits),
         "uncommitted": percentiles(uncommitted.seen[other] - uncommitted.arrival[other]),
         "uncommitted_ahead": percentiles(ahead),
+        "unanswered": phase.sent["sent"] - int(answered.sum()),
         "waiting_at_end": int((committed.seen[asked] > last + 100).sum()),
         "producer_late_ms": phase.sent["late_ms"],
         "used": phase.used,
@@ -154,21 +156,26 @@ def serve(system: System, place: Place, rate: float | None, args: argparse.Names
     topics.create(place.clicks)
     now_ms = int(time.time() * 1000)
     fill(place.broker, place.clicks, clicks(args.events, args.users, now_ms - DAY_MS, DAY_MS))
-    brokers = frozenset(process.pid for process in tree(os.getpid())[1:])
+    brokers, found = frozenset(process.pid for process in tree(os.getpid())[1:]), {}
     try:
         with system.start(place, topics) as program, ExitStack() as stack:
-            drained = drain(system, place, topics, program, args.events, args)
-            say(f"{system.name} drained its backlog: {drained}")
-            hot = hot_share(program) if system is MODEL else {}
             live = Live(system, place, Watch(program, system.progress(place, topics), brokers), args)
+            if rate is None:
+                found["sustained"] = live.watch.window(args.warm, args.drain_seconds, args.events)
+                rate = found["sustained"]["events_per_second"]
+            if not drained(live, args.events, DRAIN_SECONDS):
+                raise Unable(f"the backlog was not drained within {DRAIN_SECONDS:.0f} s")
+            if system is MODEL:
+                found["hot_state_hit_share"] = hot_share(program)
+            say(f"{system.name} drained its backlog: {found}")
             started = readers(live, place.folder, stack)
-            done = phases(live, rate or drained["events_per_second"])
+            done = phases(live, rate)
             for reader in started.values():
                 reader.stop()
-            rss = round(program.rss_bytes() / 1e6)
+            found["rss_mb"] = round(program.rss_bytes() / 1e6)
         seen = [noted(live, place.folder, isolation) for isolation in ISOLATIONS]
         loads = [figures(phase, *seen, args.settle) for phase in done]
-        return {"sustained": drained | hot, "loads": loads, "rss_mb": rss}
+        return found | {"loads": loads}
     finally:
         topics.delete(place.tag)
 
@@ -183,16 +190,16 @@ def crowd(place: Place, args: argparse.Namespace) -> Figures:
         with MODEL.start(place, topics) as program:
             watch = Watch(program, MODEL.progress(place, topics))
             found = watch.window(args.warm, args.drain_seconds, args.events)
-            return {"users": args.crowd, **found, **hot_share(program)}
+            return {"users": args.crowd, **found, "hot_state_hit_share": hot_share(program)}
     finally:
         topics.delete(place.tag)
 
 
-def hot_share(program: Program) -> Figures:
+def hot_share(program: Program) -> float:
     """Return the share of users of a block whose hot state was there."""
     found = metrics(program)
     hits, misses = (found[f"funnelcast_hot_state_{name}_total"] for name in ("hits", "misses"))
-    return {"hot_state_hit_share": round(hits / (hits + misses), 4)}
+    return round(hits / (hits + misses), 4)
 
 
 def measured(args: argparse.Namespace, broker: str, folder: Path) -> Figures:
@@ -204,7 +211,7 @@ def measured(args: argparse.Namespace, broker: str, folder: Path) -> Figures:
         systems[name] = {"title": system.title, "includes": system.includes}
         try:
             systems[name] |= serve(system, Place(broker, f"{tag}-clicks", tag, folder), rate, args)
-            rate = rate or systems[name]["sustained"]["events_per_second"]
+            rate = systems[name]["sustained"]["events_per_second"] if rate is None else rate
             if system is MODEL and args.crowd:
                 tag = f"crowd-{os.getpid()}"
                 systems[name]["crowd"] = crowd(Place(broker, f"{tag}-clicks", tag, folder), args)
@@ -222,7 +229,7 @@ def main() -> None:
     parser.add_argument("--crowd", type=int, default=8_000, help="users of one more drain; 0: none (default 8,000)")
     parser.add_argument("--rate", type=float, help="the sustained rate, if not to be measured")
     parser.add_argument("--loads", type=lambda text: [int(part) for part in text.split(",")],
-                        default=[10, 25, 50, 75, 90, 100], metavar="A,B", help="percent (default 10,25,50,75,90,100)")  # fmt: skip
+                        default=[10, 25, 50, 75, 90, 100], metavar="A", help="percent (10,25, ... 100)")  # fmt: skip
     parser.add_argument("--warm", type=float, default=4, help="seconds before the window of the drain (default 4)")
     parser.add_argument("--drain-seconds", type=float, default=12, help="longest window of the drain (default 12)")
     parser.add_argument("--settle", type=float, default=3, help="seconds of a load that are not counted (default 3)")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,7 +20,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import psutil
+
+from deploy.kafka.local_kafka import WATCHED
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "build" / "bench"
@@ -27,6 +32,7 @@ FIRST_SECONDS = 120.0  # a first answer takes at most this long, or the system c
 LOOK_SECONDS, STILL_SECONDS = 0.25, 3.0
 DONE_SHARE = 0.98  # of the backlog; the rest may be answered by fewer partitions
 TAIL_LINES = 12
+PERCENTILES = ("p50", "p90", "p99", "max")
 
 Figures = dict[str, Any]
 
@@ -81,14 +87,15 @@ def _processor() -> str:
 
 
 class Program:
-    """A program that is measured: started in a group of its own, ended with it; its output goes to a file."""
+    """A program in a group of its own, which ends with this script, however that ends; its output goes to a file."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path = ROOT) -> None:
         self.log = log
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                command, env=os.environ | environment, stdout=out, stderr=out, cwd=folder, start_new_session=True
-            )
+                ("sh", "-c", WATCHED, "sh", *command), stdin=subprocess.PIPE, stdout=out, stderr=out,
+                env=os.environ | environment, cwd=folder, start_new_session=True,
+            )  # fmt: skip
 
     def __enter__(self) -> Program:
         return self
@@ -119,16 +126,17 @@ class Program:
     def stop(self, seconds: float = 30.0) -> None:
         """Ask the program to end, and wait."""
         self._process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.end()
+        self.end()
 
     def end(self) -> None:
         """End the program and its children at once."""
-        if self._process.poll() is None:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
 
 def tree(pid: int) -> list[psutil.Process]:
@@ -241,9 +249,7 @@ def median_run(runs: Sequence[Figures], by: str = "events_per_second") -> Figure
     return {**median, **spread}
 
 
-def percentiles(values: Any, prefix: str = "") -> Figures:
+def percentiles(values: npt.ArrayLike) -> Figures:
     """Return p50, p90, p99 and the largest of some milliseconds."""
-    import numpy as np
-
     found = np.percentile(values, [50, 90, 99, 100])
-    return {f"{prefix}{name}_ms": round(float(value), 1) for name, value in zip(("p50", "p90", "p99", "max"), found)}
+    return {f"{name}_ms": round(float(value), 1) for name, value in zip(PERCENTILES, found, strict=True)}

@@ -66,8 +66,8 @@ def rss() -> int:
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--mib", type=lambda text: [int(part) for part in text.split(",")],
-                        default=[0, 64, 128, 256, 512, 1024, 2048], metavar="A,B",
-                        help="sizes of the pool, FUNNELCAST_HOT_STATE_BYTES in MiB (default 0,64 ... 2048)")  # fmt: skip
+                        default=[0, 64, 128, 256, 512, 1024, 2048], metavar="A",
+                        help="sizes of the pool in MiB (default 0,64 ... 2048)")  # fmt: skip
     parser.add_argument("--rows", type=int, default=64, help="clicks of each user (default 64)")
     parser.add_argument("--one", type=int, metavar="MIB", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -208,5 +208,8 @@ SYSTEMS = {system.name: system for system in (
         streams(**_UNCACHED | {"BENCH_CACHE_BYTES": str(CACHE_BYTES)}),
     ),
     KAFKA_STREAMS_EXACTLY_ONCE,
-    System("plain_loop", "Plain loop, nothing durable", f"{LIGHTER}; confluent-kafka and a dict: no store, no changelog", _plain_loop),
+    System(
+        "plain_loop", "Plain loop, nothing durable",
+        f"{LIGHTER}; confluent-kafka and a dict: no store, no changelog", _plain_loop,
+    ),
 )}  # fmt: skip

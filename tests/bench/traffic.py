@@ -1,4 +1,4 @@
-"""Clicks into Kafka and what can be told of a topic from outside: offsets, and whether an update was lost or repeated."""
+"""Clicks into Kafka, and what a topic tells from outside: offsets, and whether an update was lost or repeated."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ class Topics:
 
     def _wait(self, topic: str, partitions: int) -> None:
         """Wait until the new partitions have leaders."""
-        for _ in range(100):
+        for _ in range(600):
             try:
                 self.end(topic, partitions)
                 return
             except KafkaException:
                 time.sleep(0.1)
-        raise SystemExit(f"the new topic {topic} has no leader after 10 s")
+        raise SystemExit(f"the new topic {topic} has no leader after 60 s")
 
     def names(self, part: str) -> list[str]:
         """Return the topics that have this in their name."""

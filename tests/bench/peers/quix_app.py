@@ -1,4 +1,4 @@
-"""The job in Quix Streams: a stateful apply; RocksDB, changelog, at least once with a commit every 5 s (its default)."""
+"""The job in Quix Streams: stateful apply, RocksDB, changelog, at least once, a commit every 5 s (its default)."""
 
 import job
 from quixstreams import Application, State
