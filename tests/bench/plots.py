@@ -74,12 +74,13 @@ def ingest(systems: dict[str, Figures]) -> Figure:
     rates.set(title="events per second, one worker", yticks=range(len(ran)))
     rates.set_yticklabels([systems[name]["title"] for name in ran])
     spent = [systems[name]["cpu_us_per_event"] for name in ran]
-    cpu.barh(range(len(ran)), spent, color=colours)
-    cpu.set(title="CPU of its processes, µs per event (log)", xscale="log", yticks=range(len(ran)))
+    cpu.scatter(spent, range(len(ran)), color=colours, s=50)
+    cpu.set_ylim(rates.get_ylim())
+    cpu.set(title="CPU of its processes, µs per event", xscale="log", yticks=range(len(ran)))
     cpu.set_yticklabels([""] * len(ran))
     for axes, found, ends in ((rates, values, [one[1] for one in spread]), (cpu, spent, spent)):
         for place, (value, end) in enumerate(zip(found, ends, strict=True)):
-            axes.annotate(number(value), (end, place), (5, 0), textcoords="offset points", va="center", fontsize=8)
+            axes.annotate(number(value), (end, place), (7, 0), textcoords="offset points", va="center", fontsize=8)
         axes.grid(axis="y", visible=False)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
         axes.tick_params(axis="y", length=0)
@@ -116,6 +117,7 @@ def scoring(systems: dict[str, Figures]) -> Figure:
     )
     by_history.set_xticks(lengths, [str(length) for length in lengths])
     by_batch.set_xticks([1, 8, 32, 128, 512], ["1", "8", "32", "128", "512"])
+    by_batch.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axes in (by_history, by_batch):
         _plain(axes)
     figure.legend(*by_history.get_legend_handles_labels(), loc="outside right center")
@@ -134,10 +136,8 @@ def latency(systems: dict[str, Figures]) -> Figure:
         axes[0].annotate(name, (x[0], y[0]), (-5, 0), textcoords="offset points", va="center", ha="right", fontsize=8)
     x, _ = _by_load(ran[first], "p50")
     early = [load["uncommitted"]["p50_ms"] for load in ran[first]["loads"]]
-    axes[0].plot(x, early, color=OURS, lw=1, ls=":")
-    axes[0].annotate(
-        "p50, read_uncommitted", (x[-1], early[-1]), (0, -9), textcoords="offset points", ha="right", fontsize=8
-    )
+    axes[0].plot(x, early, color=OURS, lw=1, ls=":", label="p50, read_uncommitted")
+    axes[0].legend(loc="best", fontsize=8)
     axes[0].set(title=f"{ran[first]['title']}, ms")
     for name, found in ran.items():
         style = _line(name) | ({"ls": "--"} if name == "funnelcast" else {})

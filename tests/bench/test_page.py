@@ -21,10 +21,11 @@ def result(name: str, systems: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {**common, "versions": {"python": "3.11"}, "minutes": 1.5, "systems": systems, **more}
 
 
-def drained(rate: int) -> dict[str, Any]:
+def drained(rate: int, title: str = "Funnelcast") -> dict[str, Any]:
+    rates = {"events_per_second": rate, "events_per_second_min_max": [rate - 9, rate + 9], "cpu_us_per_event": 11.5}
     return {
-        "title": "A title", "includes": "what it does", "events_per_second": rate, "events_per_second_min_max": [rate - 9, rate + 9],
-        "cpu_us_per_event": 11.5, "cpu_share": 0.9, "other_cpu_share": 0.1, "rss_mb": 300, "check": CHECK,
+        "title": title, "includes": "what it does", "cpu_share": 0.9, "other_cpu_share": 0.1, "rss_mb": 300,
+        "check": CHECK, **rates,
     }  # fmt: skip
 
 
@@ -38,16 +39,10 @@ def load(percent: int) -> dict[str, Any]:
 
 def results() -> dict[str, Any]:
     """Results of the shape that the scripts write."""
-    hot = [
-        {"history": length, "batch": 32, "events_per_second": 60_000, "us_per_event": 16.7}
-        for length in (64, 512, 2048)
-    ]
-    model = {
-        "title": "With model",
-        "includes": "all",
-        "sustained": {"events_per_second": 20_000},
-        "loads": [load(10), load(50)],
-    }
+    rates = {"batch": 32, "events_per_second": 60_000, "us_per_event": 16.7}
+    hot = [{"history": length, **rates} for length in (64, 512, 2048)]
+    loads = {"sustained": {"events_per_second": 20_000}, "loads": [load(10), load(50)]}
+    model = {"title": "With model", "includes": "all", **loads}
     table = {"users": 100, "rows": 300, "keys": 250, "mb": 1, "partitions": 4}
     recovered = {"rows_per_second": 51_234, "rows_per_second_start_included": 40_000, "table": table}
     ready = {
@@ -62,7 +57,7 @@ def results() -> dict[str, Any]:
     history = [{"history": length, **dict.fromkeys(fields, 30.0)} for length in (10, 1000)]
     one = {"title": "Funnelcast", "includes": "the path"}
     unable = {"title": "Quix Streams", "includes": "lighter", "could_not_run": "its environment is <missing>"}
-    peers = {"funnelcast": drained(90_000), "faust": drained(1_500), "quix": unable}
+    peers = {"funnelcast": drained(90_000), "faust": drained(1_500, "Stock Faust"), "quix": unable}
     return {
         "ingest": result("ingest", peers, ratios={"faust": 60.0}),
         "scoring": result(
