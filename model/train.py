@@ -7,7 +7,6 @@ and test (the report). The run directory holds weights.pt, config.json, metrics.
 import argparse
 import hashlib
 import platform
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from model.examples import CENSORED, Examples, read_examples
 from model.fit import Scored, Settings, Trainer, score
 from model.measures import measure
 from model.networks import NETWORKS
+from model.options import at_least
 from model.reformer import TIERS, ClickModel
 
 METRICS = "metrics.json"
@@ -42,30 +42,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tier", choices=sorted(TIERS), default="small", help="size of the network (default: small)")
     add(
         "--epochs",
-        type=_at_least(1),
+        type=at_least(1),
         default=60,
         help="at most so many; training stops earlier by itself (default: 60)",
     )
-    add("--seed", type=_at_least(0), default=0, help="the same log and seed give the same weights (default: 0)")
+    add("--seed", type=at_least(0), default=0, help="the same log and seed give the same weights (default: 0)")
     add("--resume", action="store_true", help="go on from the last finished epoch of DIR")
     add("--name", default="", help="name of the model in every record (default: that of DIR)")
     add("--funnel", type=Path, help="which events reach which stage (default: the funnel that ships)")
     add(
         "--horizon-hours",
-        type=_at_least(1),
+        type=at_least(1),
         default=24,
         help="a stage is reached if within so many hours (default: 24)",
     )
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
-        return value
-
-    return number
 
 
 def split(users: tuple[str, ...], seed: int) -> dict[str, list[int]]:

@@ -5,7 +5,6 @@ fit (an interrupted evaluation goes on where it stopped), metrics.json and repor
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from model.evaluation.runs import Done, Plan, load, prepare, rows_of, run_all
 from model.evaluation.splits import TIME, Split, check, time_split, user_folds
 from model.examples import read_examples
 from model.fit import Settings
+from model.options import at_least
 from model.reformer import TIERS
 
 METRICS, REPORT = "metrics.json", "report.html"
@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--out", type=Path, required=True, metavar="DIR", help="run directory; given again, it goes on where it stopped"
     )
-    add("--folds", type=_number(2), default=5, metavar="N", help="folds of users (default: 5)")
-    add("--only-folds", type=_number(1), metavar="N", help="do the first N folds only, and no time split")
+    add("--folds", type=at_least(2), default=5, metavar="N", help="folds of users (default: 5)")
+    add("--only-folds", type=at_least(1), metavar="N", help="do the first N folds only, and no time split")
     add("--no-time", action="store_true", help="leave out the fit on the past")
     add(
         "--models",
@@ -59,21 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"the first is compared with the others (default: {DEFAULT_MODELS}); of {', '.join(CONTENDERS)}",
     )
     add("--tier", choices=sorted(TIERS), default="small", help="size of the networks (default: small)")
-    add("--epochs", type=_number(1), default=60, help="at most so many (default: 60)")
-    add("--resamples", type=_number(20), default=200, metavar="N", help="bootstrap replicates (default: 200)")
-    add("--seed", type=_number(0), default=0, help="of folds, fits and replicates (default: 0)")
+    add("--epochs", type=at_least(1), default=60, help="at most so many (default: 60)")
+    add("--resamples", type=at_least(20), default=200, metavar="N", help="bootstrap replicates (default: 200)")
+    add("--seed", type=at_least(0), default=0, help="of folds, fits and replicates (default: 0)")
     add("--funnel", type=Path, help="which events reach which stage (default: the funnel that ships)")
-    add("--horizon-hours", type=_number(1), default=24, help="reached if within so many hours (default: 24)")
-
-
-def _number(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
-        return value
-
-    return number
+    add("--horizon-hours", type=at_least(1), default=24, help="reached if within so many hours (default: 24)")
 
 
 def _models(text: str) -> tuple[str, ...]:
