@@ -36,6 +36,9 @@ COMMANDS = {
     "train": Command("model.train", "train a network on an event log", "train"),
     "evaluate": Command("model.evaluation.command", "compare the network with its rivals on an event log", "train"),
     "explain": Command("model.explain.command", "show what moved a user's answer, or what the model goes by", "train"),
+    "transfer": Command(
+    ),
+    "simulate": Command("model.virtual.command", "make virtual users whose events can be replayed"),
     "score": Command("model.offline.command", "score every event and session end of an event log into a file"),
     "export": Command("export.__main__", "turn a checkpoint into the bundle that the worker serves", "export"),
 }
