@@ -37,6 +37,7 @@ COMMANDS = {
     "evaluate": Command("model.evaluation.command", "compare the network with its rivals on an event log", "train"),
     "explain": Command("model.explain.command", "show what moved a user's answer, or what the model goes by", "train"),
     "transfer": Command(
+        "model.transfer.command", "fine-tune a checkpoint on another log, and say what it is worth", "train"
     ),
     "simulate": Command("model.virtual.command", "make virtual users whose events can be replayed"),
     "score": Command("model.offline.command", "score every event and session end of an event log into a file"),
