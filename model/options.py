@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -14,3 +15,12 @@ def at_least(least: int) -> Callable[[str], int]:
         return value
 
     return number
+
+
+def moment(text: str) -> int:
+    """Read a day or a time of ISO 8601, UTC where it names no zone, as milliseconds."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 2026-01-31 or 2026-01-31T18:00") from None
+    return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from model.answering import Answerer, reach_logits
 from model.contract.bundle import SCOPES
+from model.contract.errors import FunnelcastError
 from model.contract.events import TYPES
 from model.contract.features import FEATURES
 from model.contract.rows import Array, Inputs, Rules
@@ -50,9 +51,17 @@ def sample_of(histories: Histories, labels: Labels, settings: Settings) -> Sampl
     """Draw users and take all their rows."""
     count = min(settings.users, len(histories.users))
     chosen = np.random.default_rng(settings.seed).choice(len(histories.users), count, replace=False)
+    sample = sample_of_users(histories, labels, np.sort(chosen).tolist())
+    if sample is None:
+        raise FunnelcastError("no row of the sampled users has a horizon inside the log; use a longer log")
+    return sample
+
+
+def sample_of_users(histories: Histories, labels: Labels, users: list[int]) -> Sample | None:
+    """Take all rows of some users; None where no outcome is known."""
     parts: list[Segment] = []
     known, owner, outcomes, at = [], [], [], 0
-    for user in np.sort(chosen).tolist():
+    for user in users:
         first = int(histories.offsets[user])
         for part in segments_of(user, int(histories.offsets[user + 1]) - first):
             rows = np.arange(part.scored, part.end)
@@ -62,20 +71,24 @@ def sample_of(histories: Histories, labels: Labels, settings: Settings) -> Sampl
             outcomes.append(labels.reach[first + rows])
             parts.append(part)
             at += part.end - part.begin
+    if not sum(map(len, known)):
+        return None
     return Sample(inputs_of(histories, parts), *map(np.concatenate, (known, owner, outcomes)))
 
 
 def importance_of_features(sample: Sample, answerer: Answerer, settings: Settings) -> dict[str, Any]:
     """Return, by feature, how much the figures suffer when it is permuted, the most costly first."""
     draws = draw_users(sample.user, int(sample.user.max()) + 1, settings.resamples, settings.seed)
-    before = _figures(_probabilities(sample, answerer, sample.inputs), sample, draws)
+    before = figures_by_replicate(_probabilities(sample, answerer, sample.inputs), sample, draws)
     varied = [x for x in range(len(FEATURES)) if np.ptp(sample.inputs.features[:, x])]
     names = [FEATURES[x] for x in varied] + [name for name in NAMES if np.ptp(getattr(sample.inputs, name))]
     hide = None if settings.progress is None else not settings.progress
     found = {}
     for name in tqdm(names, desc="features", disable=hide):
         order = np.random.default_rng([settings.seed, len(name), *name.encode()]).permutation(len(sample.inputs.type))
-        after = _figures(_probabilities(sample, answerer, _without(sample.inputs, name, order)), sample, draws)
+        after = figures_by_replicate(
+            _probabilities(sample, answerer, _without(sample.inputs, name, order)), sample, draws
+        )
         found[name] = _cost(before, after)
     return dict(sorted(found.items(), key=lambda pair: -pair[1]["mean"]["auc_drop"]))
 
@@ -93,7 +106,7 @@ def _probabilities(sample: Sample, answerer: Answerer, inputs: Inputs) -> Array:
     return answerer.calibration.apply(reach_logits(answerer, inputs)[sample.known])  # (P, 2, S)
 
 
-def _figures(p: Array, sample: Sample, draws: Array) -> tuple[Array, Array]:
+def figures_by_replicate(p: Array, sample: Sample, draws: Array) -> tuple[Array, Array]:
     """Return AUC and log-loss (1 + R, 2, S): the figure itself, then its replicates."""
     users, even = draws.shape[1], np.ones(draws.shape[1])
     weights = [draw[sample.user] for draw in (even, *draws)]

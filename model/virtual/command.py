@@ -11,7 +11,6 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -23,7 +22,7 @@ from model.contract.bundle import SHIPPED, Bundle, load_bundle
 from model.contract.errors import FunnelcastError
 from model.contract.events import TYPES
 from model.datasets import add_log_arguments, log_from_args
-from model.options import at_least
+from model.options import at_least, moment
 from model.virtual.habits import Habits, load_habits
 from model.virtual.journeys import TOGETHER, Generator, Journey
 from model.virtual.refine import kept
@@ -51,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=at_least(0), default=0, help="the same seed gives the same events (default: 0)")
     add("--bundle", type=Path, default=SHIPPED, metavar="DIR", help="whose forecasts they follow (default: shipped)")
     add("--habits", type=Path, default=TAOBAO, metavar="FILE", help="when and how they come (default: Taobao's)")
-    add("--start", type=_day, metavar="DAY", help="first day, as 2026-01-31, UTC (default: that of the habits)")
+    add("--start", type=moment, metavar="DAY", help="first day, as 2026-01-31 (default: that of the habits)")
     add("--raw", action="store_true", help="keep also what the refiner would throw away")
     why = "habits from a log: fitted, refined, judged and written to --habits FILE, with FILE's report beside it"
     add_log_arguments(parser, "--like", why)
@@ -70,13 +69,6 @@ def _file(text: str) -> Path:
 def form_of(path: Path) -> str:
     """Return the format that a file name asks for."""
     return path.name.removesuffix(".gz").rpartition(".")[2]
-
-
-def _day(text: str) -> int:
-    try:
-        return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp() * 1000)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a day such as 2026-01-31") from None
 
 
 def run(arguments: argparse.Namespace) -> int:
