@@ -28,6 +28,7 @@ from model.measures import measure
 from model.networks import NETWORKS
 from model.options import at_least, moment
 from model.reformer import TIERS, WEIGHTS, ClickModel
+from model.tuning.tuned import read_tuned, tuned_settings
 
 METRICS = "metrics.json"
 SHARES = {"test": 0.15, "validation": 0.15}  # of the users; the rest is trained on
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="learn from events after it only, as 2017-12-01 or 2017-12-01T12:00",
     )
+    add("--tuned", type=Path, metavar="DIR", help="settings from a finished funnelcast tune")
     add(
         "--epochs",
         type=at_least(1),
@@ -150,7 +152,8 @@ def what_to_train(arguments: argparse.Namespace, start: Start | None) -> tuple[S
         config = TIERS[arguments.tier or "small"]
         config = msgspec.structs.replace(config, seed=seed, network=arguments.model or "reformer")
         horizon_ms = (arguments.horizon_hours or 24) * HOUR_MS
-        return Settings(config, seed, since_ms=since_ms), load_funnel(arguments.funnel), horizon_ms
+        settings = tuned_settings(read_tuned(arguments.tuned), Settings(config, seed, since_ms=since_ms))
+        return settings, load_funnel(arguments.funnel), horizon_ms
     checkpoint = start.checkpoint
     seed = checkpoint.training.get("settings", {}).get("seed", 0) if arguments.seed is None else arguments.seed
     settings = Settings(checkpoint.model, seed, learning_rate=CONTINUED_RATE, since_ms=since_ms)
@@ -161,7 +164,7 @@ def read_start(arguments: argparse.Namespace) -> Start | None:
     """Read the checkpoint to go on from; what it decides cannot be asked for otherwise."""
     if arguments.start is None:
         return None
-    fixed = ("model", "tier", "funnel", "horizon_hours")
+    fixed = ("model", "tier", "funnel", "horizon_hours", "tuned")
     if given := [name for name in fixed if getattr(arguments, name) is not None]:
         option = given[0].replace("_", "-")
         raise FunnelcastError(f"found --{option} with --from, whose checkpoint decides it; leave out one of the two")

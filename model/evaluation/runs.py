@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from tqdm import tqdm
 
-from model.baselines import contender, known_rows
+from model.baselines import Trees, contender, known_rows
 from model.calibrate import fit_calibration, sigmoid
 from model.checkpoint import write_whole
 from model.contract.errors import FunnelcastError
@@ -35,6 +35,7 @@ class Plan(NamedTuple):
     settings: Settings  # of the networks, and the seed of all
     epochs: int
     progress: bool | None
+    trees: Trees = Trees()  # of boosting
 
 
 class Done(NamedTuple):
@@ -79,7 +80,7 @@ def run_all(folder: Path, splits: Sequence[Split], plan: Plan) -> None:
 
 def run_one(split: Split, name: str, plan: Plan) -> Done:
     """Fit and calibrate a contender on the past, then ask it about the test."""
-    started, model = time.process_time(), contender(name, plan.settings, plan.epochs)
+    started, model = time.process_time(), contender(name, plan.settings, plan.epochs, plan.trees)
     model.fit(split.past, split.train, split.validation, plan.progress)
     held = known_rows(split.past, split.validation)
     calibration = fit_calibration(
