@@ -124,13 +124,7 @@ def paced(settings: Settings, target: Examples, train: list[int]) -> Settings:
 
 def trainer_of(setting: Setting, budget: Budget, name: str) -> Trainer:
     """Return a trainer that has done what the strategy says."""
-    settings = paced(setting.settings, setting.target, budget.train)
-    settings = msgspec.structs.replace(settings, learning_rate=setting.learning_rate)
-    trainer = FineTuner(settings, STRATEGIES.get(name, full))
-    examples, train = setting.target, budget.train
-    trainer.start_from(setting.source, examples, budget.validation)
-    if name == ZERO_SHOT:
-        return trainer
+    examples, train, user_weight = setting.target, budget.train, None
     if name == REWEIGHTED:
         assert setting.source_examples is not None
         weight, _ = source_weights(setting.source_examples, examples, train, setting.settings.seed)
@@ -138,7 +132,13 @@ def trainer_of(setting: Setting, budget: Budget, name: str) -> Trainer:
         examples = joined(examples, setting.source_examples)
         train = [*train, *range(ours, len(examples.users))]
         share = len(budget.train) / max(len(weight), 1)  # both domains weigh the same in the loss
-        trainer.user_weight = np.concatenate([np.ones(ours), weight * share])
+        user_weight = np.concatenate([np.ones(ours), weight * share])
+    settings = msgspec.structs.replace(paced(setting.settings, examples, train), learning_rate=setting.learning_rate)
+    trainer = FineTuner(settings, STRATEGIES.get(name, full))
+    trainer.user_weight = user_weight
+    trainer.start_from(setting.source, examples, budget.validation)
+    if name == ZERO_SHOT:
+        return trainer
     while not trainer.finished and trainer.epoch < setting.epochs:
         trainer.run_epoch(examples, train, budget.validation, setting.progress)
     return trainer
