@@ -52,7 +52,11 @@ def _values(table: Mapping[str, Any], scope: str) -> list[float]:
 
 def _effects(panel: Any, told: Mapping[str, Any], events: list[Any], scope: str, worst: float, named: bool) -> None:
     table = np.array([_values(event["effect"], scope) for event in events]).reshape(len(events), len(SHOWN))
-    panel.imshow(table, cmap="RdBu_r", vmin=-worst, vmax=worst, aspect="auto")
+    if len(table):
+        panel.imshow(table, cmap="RdBu_r", vmin=-worst, vmax=worst, aspect="auto")
+    else:
+        panel.set_xlim(-0.5, len(SHOWN) - 0.5)
+        panel.text(1.5, 0.5, "no event before it")
     for (row, column), value in np.ndenumerate(table):
         ink = "white" if abs(value) > 0.6 * worst else "black"
         panel.text(column, row, f"{100 * value:+.1f}", ha="center", va="center", fontsize=7, color=ink)

@@ -26,6 +26,7 @@ HOURS = 24
 ANY = "any"
 FEW_EVENTS = 3  # weight of everyone's manner in a user's own
 MOST_MANNERS = 24
+MOST_VISITS = 4000  # sessions of which every two are compared
 MOST_USERS = 5000  # whose turns are looked at, one event at a time
 
 
@@ -152,6 +153,8 @@ def _visits(visit: Visit, first_ms: int) -> list[tuple[int, int, int]]:
 
 def _own_hours(visit: Visit) -> float:
     """Return the share of sessions near an hour of the user's own that explains how near two of them are."""
+    some = visit.user <= visit.user[:MOST_VISITS][-1]  # sessions lie user by user
+    visit = Visit(visit.user[some], visit.start[some])
     hour = visit.start // HOUR_MS % HOURS
     near = np.abs((hour[:, None] - hour[None] + HOURS // 2) % HOURS - HOURS // 2) <= NEAR_HOURS
     same = visit.user[:, None] == visit.user[None]

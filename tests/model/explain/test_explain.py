@@ -123,6 +123,11 @@ def test_a_checkpoint_and_the_bundle_made_of_it_give_one_explanation(tmp_path: P
         np.testing.assert_allclose(table(one["effect"]), table(other["effect"]), atol=2e-5)
 
 
+def test_a_user_without_a_past_is_explained_by_nothing(tmp_path: Path) -> None:
+    log = write(tmp_path, "user_id,event,timestamp\na,click,1511600000000\nb,order,1511700000000\n")
+    assert explain(log, tmp_path / "out", "--user", "a")["events"] == []
+
+
 class OnlyOrders:
     """Goes by the number of orders alone."""
 
