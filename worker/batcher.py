@@ -24,6 +24,9 @@ from worker.pieces import Piece, Scores, base_rate_scores, join, whole
 from worker.tracing import UNTRACED, Origin, Tracing
 
 REBUILD_ROWS = 8192  # rows of a micro-batch of whole sequences, at most; those that go at once wait for it
+# The fixed cost of a run, measured with the shipped bundle: 0.4 ms of steps that take 14 us each, 1 ms of whole
+# sequences at 12 us a row.
+FIXED_USERS, FIXED_ROWS = 28, 90
 
 
 class Scoring(Protocol):
@@ -64,9 +67,10 @@ class Request:
 class Lane:
     """Pieces of one kind, in order; `pace` counts in users, or in rows."""
 
-    def __init__(self, pace: Pace, by_rows: bool) -> None:
+    def __init__(self, limits: Limits, size: int, by_rows: bool) -> None:
         self.waiting: deque[Request] = deque()
-        self.pace = pace
+        fixed = FIXED_ROWS if by_rows else FIXED_USERS
+        self.pace = Pace(size, limits.wait_seconds, limits.target_seconds, fixed)
         self.by_rows = by_rows
 
     def units(self, requests: Sequence[Request] | deque[Request]) -> int:
@@ -110,8 +114,8 @@ class Batcher:
     ) -> None:
         self._scorer, self._limits, self._metrics, self._tracing = scorer, limits, metrics, tracing
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="scorer")
-        self._fast = Lane(Pace(limits.batch_users, limits.wait_seconds, limits.target_seconds), by_rows=False)
-        self._slow = Lane(Pace(REBUILD_ROWS, limits.wait_seconds, limits.target_seconds), by_rows=True)
+        self._fast = Lane(limits, limits.batch_users, by_rows=False)
+        self._slow = Lane(limits, REBUILD_ROWS, by_rows=True)
         self._latest = self._slow
         self._number = 0
         self._changed, self._room = asyncio.Event(), asyncio.Event()
