@@ -44,8 +44,13 @@ GOLDEN_SEED = 20171125
 PACKAGES = ("funnelcast", "torch", "reformer-pytorch", "numpy", "onnx", "onnxruntime")
 
 
-def pack(checkpoint: Path, target: Path, name: str = "") -> tuple[Bundle, Parity, StepParity]:
-    """Export a checkpoint into a new bundle directory; on any failure nothing is left behind."""
+def pack(
+    checkpoint: Path, target: Path, name: str = "", gate: dict[str, Any] | None = None
+) -> tuple[Bundle, Parity, StepParity]:
+    """Export a checkpoint into a new bundle directory; on any failure nothing is left behind.
+
+    `gate` are the figures of its comparison with the serving bundle, for the provenance.
+    """
     if target.exists():
         raise FunnelcastError(f"{target} exists already, expected a new name; remove it or choose another")
     model, config = read_checkpoint(checkpoint)
@@ -62,7 +67,7 @@ def pack(checkpoint: Path, target: Path, name: str = "") -> tuple[Bundle, Parity
     except OSError as error:
         raise FunnelcastError(f"cannot write to {target}: {error.strerror}; choose another directory") from None
     try:
-        found = fill(temporary, model, config, identity)
+        found = fill(temporary, model, config, identity, gate or {})
         load_bundle(temporary)
         temporary.chmod(0o755)
         os.rename(temporary, target)
@@ -71,7 +76,9 @@ def pack(checkpoint: Path, target: Path, name: str = "") -> tuple[Bundle, Parity
     return load_bundle(target), *found
 
 
-def fill(folder: Path, model: ClickModel, config: Checkpoint, identity: dict[str, str]) -> tuple[Parity, StepParity]:
+def fill(
+    folder: Path, model: ClickModel, config: Checkpoint, identity: dict[str, str], gate: dict[str, Any]
+) -> tuple[Parity, StepParity]:
     """Write every file of the bundle; ParityError if a graph does not score as torch does."""
     contract = msgspec.structs.replace(config.contract, state=state_of(model.config))
     export_onnx(model, folder / MODEL)
@@ -85,6 +92,7 @@ def fill(folder: Path, model: ClickModel, config: Checkpoint, identity: dict[str
     np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden(model))
     told = provenance(config, identity) | {
         "parity": parity._asdict() | {"step": step_parity._asdict()},
+        **({"gate": gate} if gate else {}),
         "files": {name: sha256(folder / name) for name in files(contract)},
     }
     (folder / PROVENANCE).write_bytes(to_json(told))

@@ -149,15 +149,27 @@ def logistic(seed: int) -> Any:
     return LogisticRegression(C=0.1, max_iter=300, random_state=seed)
 
 
-def boosting(seed: int) -> Any:
+class Trees(msgspec.Struct, frozen=True):
+    """How gradient boosting grows its trees."""
+
+    learning_rate: float = 0.05
+    max_leaf_nodes: int = 15
+    min_samples_leaf: int = 100
+    l2_regularization: float = 5.0
+    max_features: float = 0.3
+
+
+DEFAULT_TREES = Trees()
+
+
+def boosting(seed: int, trees: Trees) -> Any:
     return HistGradientBoostingClassifier(
-        learning_rate=0.05, max_iter=400, max_leaf_nodes=15, min_samples_leaf=100, l2_regularization=5.0,
-        max_features=0.3, early_stopping=True, n_iter_no_change=20, random_state=seed,
-    )  # fmt: skip
+        **msgspec.structs.asdict(trees), max_iter=400, early_stopping=True, n_iter_no_change=20, random_state=seed
+    )
 
 
-def contender(name: str, settings: Settings, epochs: int) -> Contender:
-    """Make one of CONTENDERS; `settings` and `epochs` are for networks, but for the seed."""
+def contender(name: str, settings: Settings, epochs: int, trees: Trees = DEFAULT_TREES) -> Contender:
+    """Make one of CONTENDERS; `settings` and `epochs` are for networks, but for the seed; `trees` for boosting."""
     if name == "base_rate":
         return BaseRate()
     if name == "markov":
@@ -165,7 +177,7 @@ def contender(name: str, settings: Settings, epochs: int) -> Contender:
     if name == "logistic":
         return Tabular(lambda: logistic(settings.seed), counts, stops_early=False)
     if name == "boosting":
-        return Tabular(lambda: boosting(settings.seed), bytes_and_type, stops_early=True)
+        return Tabular(lambda: boosting(settings.seed, trees), bytes_and_type, stops_early=True)
     model = msgspec.structs.replace(settings.model, network=name)
     return Network(msgspec.structs.replace(settings, model=model), epochs)
 

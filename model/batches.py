@@ -48,8 +48,8 @@ def batches(cut: list[Segment], rows: int, draw: np.random.Generator | None = No
     return grouped
 
 
-def collate(examples: Examples, cut: list[Segment]) -> Batch:
-    """Pad segments to the longest of them."""
+def collate(examples: Examples, cut: list[Segment], since_ms: int = 0) -> Batch:
+    """Pad segments to the longest of them; of rows before a moment no next event is asked."""
     shape = len(cut), max(part.end - part.begin for part in cut)
     ids = {name: np.zeros(shape, np.int64) for name in ("type", "item", "category")}  # (B, L)
     features = np.zeros((*shape, WIDTH), np.uint8)  # (B, L, WIDTH)
@@ -63,6 +63,7 @@ def collate(examples: Examples, cut: list[Segment]) -> Batch:
         reach[b, scored - begin : end - begin] = examples.reach[first + scored - begin : last]
         following = examples.type[first + scored - begin + 1 : min(last + 1, examples.start[user + 1])]
         next_type[b, scored - begin : scored - begin + len(following)] = following
+        next_type[b, : end - begin][examples.ts[first:last] < since_ms] = NOTHING_NEXT
     lengths = np.array([part.end - part.begin for part in cut])
     rows = Rows(*map(torch.from_numpy, (*ids.values(), features, lengths)))
     weight = np.array([[1 / np.sqrt(examples.rows_of(part.user))] for part in cut], np.float32)  # (B, 1)

@@ -42,7 +42,18 @@ def read_examples(
     log: Log, funnel: Funnel, horizon_ms: int, vocabulary: Vocabulary, progress: bool | None = None
 ) -> tuple[Examples, dict[str, Any]]:
     """Replay and label a log; also return what provenance says about the data."""
-    columns = read_columns(log)
+    return examples_of(read_columns(log), log.path.name, funnel, horizon_ms, vocabulary, progress)
+
+
+def examples_of(
+    columns: LogColumns,
+    name: str,
+    funnel: Funnel,
+    horizon_ms: int,
+    vocabulary: Vocabulary,
+    progress: bool | None = None,
+) -> tuple[Examples, dict[str, Any]]:
+    """Replay and label the events of a log, as `read_examples` does."""
     histories = replay(columns, Rules(GAP_MS, LATE_MS, funnel.rules()), progress)
     labels = reach_labels(histories, horizon_ms)
     reach = labels.reach.astype(np.int8)  # (N, 2, S)
@@ -58,7 +69,7 @@ def read_examples(
         reach=reach,
     )
     data = {
-        "name": log.path.name,
+        "name": name,
         "fingerprint": fingerprint(columns),
         "events": len(columns.ts),
         "users": len(columns.users),

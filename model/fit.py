@@ -19,11 +19,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model.batches import NOTHING_NEXT, Batch, batches, collate, segments
+from model.calibrate import sigmoid
 from model.contract.errors import FunnelcastError
 from model.contract.rows import Array
 from model.examples import CENSORED, Examples
 from model.measures import log_loss
 from model.reformer import ClickModel, Logits, ReformerConfig, weights
+from model.segments import Segment
 
 STATE = "state.pt"
 SCORING_ROWS = 8192  # padded rows of one batch when no gradient is kept
@@ -41,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True):
     batch_rows: int = 2048
     average: float = 0.98  # share kept of the running average of the weights at each step
     patience: int = 5  # epochs without a better validation loss
+    since_ms: int = 0  # rows before this moment are history: seen, but not learned from
 
 
 class Scored(NamedTuple):
@@ -64,6 +67,8 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
+        self.user_weight: Array | None = None  # (U,) a factor on each user's weight in the loss
+        self.start: float | None = None  # validation loss of the weights that training began with, where they are kept
         self.steps = 0
         self.best: dict[str, Tensor] = {}
         self.curve: list[dict[str, float]] = []
@@ -75,13 +80,26 @@ class Trainer:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch, counted from 1, of the lowest validation loss."""
-        return 1 + int(np.argmin([point["validation"] for point in self.curve]))
+        """The epoch, counted from 1, of the lowest validation loss; 0 where the start is not beaten."""
+        losses = [np.inf if self.start is None else self.start, *(point["validation"] for point in self.curve)]
+        return int(np.argmin(losses))
 
     @property
     def finished(self) -> bool:
         """Has the validation loss stopped improving?"""
         return self.epoch > 0 and self.epoch - self.best_epoch >= self.settings.patience
+
+    def start_from(self, model: ClickModel, examples: Examples, validation: list[int]) -> None:
+        """Begin with the weights of a model, which are the best until an epoch beats them."""
+        for mine in (self.model, self.average):
+            mine.load_state_dict(weights(model), strict=False)
+        self.best = {name: value.clone() for name, value in weights(self.average).items()}
+        self.start = self.loss(examples, validation)
+
+    def loss(self, examples: Examples, users: list[int]) -> float:
+        """Return the weighted reach loss of the averaged weights on some users, all scopes and stages alike."""
+        found = score(self.average, examples, users)
+        return float(log_loss(sigmoid(found.logits), found.outcomes, found.weight).mean())
 
     def run_epoch(self, examples: Examples, train: list[int], validation: list[int], progress: bool | None) -> None:
         """Train one epoch, look at the validation users, and remember the weights if they are the best so far."""
@@ -92,20 +110,28 @@ class Trainer:
         losses = []
         with tqdm(grouped, desc=f"epoch {self.epoch + 1}", unit="batch", leave=False, disable=hide) as bar:
             for cut in bar:
-                losses.append(self.step(collate(examples, cut)))
+                losses.append(self.step(self.batch(examples, cut)))
                 bar.set_postfix(loss=f"{np.mean(losses):.4f}")
-        found = score(self.average, examples, validation)
-        loss = log_loss(1 / (1 + np.exp(-found.logits)), found.outcomes, found.weight)  # (2, S)
-        self.curve.append({"train": float(np.mean(losses)), "validation": float(loss.mean())})
+        self.curve.append({"train": float(np.mean(losses)), "validation": self.loss(examples, validation)})
         if self.best_epoch == self.epoch:
             self.best = {name: value.clone() for name, value in weights(self.average).items()}
+
+    def batch(self, examples: Examples, cut: list[Segment]) -> Batch:
+        """Pad segments, and weigh their users."""
+        batch = collate(examples, cut, self.settings.since_ms)
+        if self.user_weight is None:
+            return batch
+        factor = torch.from_numpy(self.user_weight[[part.user for part in cut]].astype(np.float32))
+        return batch._replace(weight=batch.weight * factor[:, None])
 
     def step(self, batch: Batch) -> float:
         """Take one step down the loss of a batch and return it."""
         settings = self.settings
         self.model.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * min(1.0, (self.steps + 1) / settings.warm_up)
+            group["lr"] = (
+                group.get("scale", 1.0) * settings.learning_rate * min(1.0, (self.steps + 1) / settings.warm_up)
+            )
         reach, following = losses_of(self.model(batch.rows), batch)
         loss = reach + settings.next_event * following
         self.optimizer.zero_grad()
@@ -132,6 +158,7 @@ class Trainer:
             "average": weights(self.average),
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
+            "start": self.start,
             "steps": self.steps,
             "curve": self.curve,
         }
@@ -155,6 +182,7 @@ class Trainer:
         self.model.load_state_dict(state["model"], strict=False)
         self.average.load_state_dict(state["average"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
+        self.start = state.get("start")
         self.best, self.steps, self.curve = state["best"], state["steps"], state["curve"]
 
 

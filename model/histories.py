@@ -49,7 +49,7 @@ class Histories(NamedTuple):
         return np.equal(self.type, SESSION_END)
 
 
-class _Written(NamedTuple):
+class Written(NamedTuple):
     """What is kept of the rows of a block; `source` counts within the chunk at first, then within the log."""
 
     slot: Array
@@ -63,16 +63,16 @@ class _Written(NamedTuple):
     features: Array
 
 
-class _Replay(Sequences):
+class Replay(Sequences):
     """Sequences that hand out the rows of a block."""
 
-    def written(self, block: Block, source: Array) -> _Written:
+    def written(self, block: Block, source: Array) -> Written:
         """Copy the rows of the latest block as they stand in the arena."""
         assert not np.any(block.kind == REVISED), "in event-time order no row is revised"
         item, features = np.empty(len(block.slot), np.uint32), np.empty((len(block.slot), WIDTH), np.uint8)
         _copy_rows(self._arena, block.slot, block.row, item, features)
         at = np.where(block.source < 0, -1, source[block.source])
-        return _Written(
+        return Written(
             block.slot, at, block.ts, block.type, block.stage, block.user_stage, item, block.category, features
         )
 
@@ -126,7 +126,7 @@ def replay_groups(
 def _replay_group(columns: LogColumns, users: range, chosen: Array, rules: Rules, recorded: Array) -> Histories:
     """Replay the chosen events, which are all of these users', in event-time order."""
     names = columns.users[users.start : users.stop]
-    sequences = _Replay(rules, len(names), len(chosen) // PAGE + 2 * len(names))
+    sequences = Replay(rules, len(names), len(chosen) // PAGE + 2 * len(names))
     slots = sequences.slots_of([name.encode() for name in names])
     blocks, duplicates = [], 0
     for begin in range(0, len(chosen), CHUNK_EVENTS):
@@ -136,7 +136,7 @@ def _replay_group(columns: LogColumns, users: range, chosen: Array, rules: Rules
         blocks += [sequences.written(block, at) for block in sequences.fold(chunk)]
         duplicates += int(np.count_nonzero(sequences.verdicts == DUPLICATE))
     blocks += [sequences.written(block, chosen) for block in sequences.close_due(int(recorded[-1, 1]))]
-    rows = _Written._make(np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    rows = Written._make(np.concatenate(parts) for parts in zip(*blocks, strict=True))
     order = np.argsort(rows.slot, kind="stable")  # slots count as the users do, and rows come in their order
     counts = np.bincount(rows.slot, minlength=len(names))
     offsets = np.concatenate([[0], np.cumsum(counts)])

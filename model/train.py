@@ -7,7 +7,6 @@ and test (the report). The run directory holds weights.pt, config.json, metrics.
 import argparse
 import hashlib
 import platform
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,56 +15,53 @@ import numpy as np
 import torch
 
 from model.calibrate import fit_calibration
-from model.checkpoint import Checkpoint, save_checkpoint, write_whole
+from model.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, write_whole
 from model.contract.bundle import SCOPES, Calibration, Contract
 from model.contract.errors import FunnelcastError
 from model.contract.rows import HOUR_MS, Array
-from model.contract.stages import STAGES, load_funnel
+from model.contract.stages import STAGES, Funnel, load_funnel
 from model.contract.vocabulary import Vocabulary
 from model.datasets import add_log_arguments, log_from_args
 from model.examples import CENSORED, Examples, read_examples
 from model.fit import Scored, Settings, Trainer, score
 from model.measures import measure
 from model.networks import NETWORKS
-from model.reformer import TIERS, ClickModel
+from model.options import at_least, moment
+from model.reformer import TIERS, WEIGHTS, ClickModel
+from model.tuning.tuned import read_tuned, tuned_settings
 
 METRICS = "metrics.json"
 SHARES = {"test": 0.15, "validation": 0.15}  # of the users; the rest is trained on
 FEWEST_USERS = 20
+CONTINUED_RATE = 5e-4  # learning rate of weights that have learned before
+INSIDE_BUNDLE = "checkpoint"  # where a bundle may carry the weights that it was made of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_log_arguments(parser)
     add = parser.add_argument_group("the run").add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="run directory: checkpoint, figures, resumable state")
-    add("--model", choices=("reformer", *NETWORKS), default="reformer", help="the network (default: reformer)")
-    add("--tier", choices=sorted(TIERS), default="small", help="size of the network (default: small)")
+    add("--model", choices=("reformer", *NETWORKS), help="the network (default: reformer)")
+    add("--tier", choices=sorted(TIERS), help="size of the network (default: small)")
+    add("--from", dest="start", type=Path, metavar="DIR", help="go on from the weights of a checkpoint or its bundle")
+    add(
+        "--since",
+        type=moment,
+        metavar="TIME",
+        help="learn from events after it only, as 2017-12-01 or 2017-12-01T12:00",
+    )
+    add("--tuned", type=Path, metavar="DIR", help="settings from a finished funnelcast tune")
     add(
         "--epochs",
-        type=_at_least(1),
+        type=at_least(1),
         default=60,
         help="at most so many; training stops earlier by itself (default: 60)",
     )
-    add("--seed", type=_at_least(0), default=0, help="the same log and seed give the same weights (default: 0)")
+    add("--seed", type=at_least(0), help="the same log and seed give the same weights (default: 0, or that of --from)")
     add("--resume", action="store_true", help="go on from the last finished epoch of DIR")
     add("--name", default="", help="name of the model in every record (default: that of DIR)")
     add("--funnel", type=Path, help="which events reach which stage (default: the funnel that ships)")
-    add(
-        "--horizon-hours",
-        type=_at_least(1),
-        default=24,
-        help="a stage is reached if within so many hours (default: 24)",
-    )
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
-        return value
-
-    return number
+    add("--horizon-hours", type=at_least(1), help="a stage is reached if within so many hours (default: 24)")
 
 
 def split(users: tuple[str, ...], seed: int) -> dict[str, list[int]]:
@@ -77,6 +73,14 @@ def split(users: tuple[str, ...], seed: int) -> dict[str, list[int]]:
         name = "test" if place < SHARES["test"] else "validation" if place < sum(SHARES.values()) else "train"
         parts[name].append(index)
     return parts
+
+
+class Start(NamedTuple):
+    """What training goes on from."""
+
+    model: ClickModel
+    checkpoint: Checkpoint
+    sha256: str  # of the weights
 
 
 class Task(NamedTuple):
@@ -92,18 +96,22 @@ class Task(NamedTuple):
 def run(arguments: argparse.Namespace) -> int:
     """Train, calibrate, report; the run directory is complete when this returns."""
     folder: Path = arguments.out
+    start = read_start(arguments)
     prepare(folder, arguments.resume)
-    task = read_task(arguments)
-    trainer = fit(task, folder, arguments)
+    task = read_task(arguments, start)
+    trainer = fit(task, folder, arguments, start)
     model = trainer.best_model()
     calibration, metrics = judge(model, task)
+    if start:
+        told, rates = score(start.model, task.examples, task.parts["test"]), np.array(task.contract.base_rates)
+        metrics["start"] = figures_of(told, start.checkpoint.calibration, rates)
     metrics |= {"best_epoch": trainer.best_epoch, "curve": trainer.curve}
     checkpoint = Checkpoint(
         name=arguments.name or folder.absolute().name,
         model=task.settings.model,
         contract=task.contract,
         calibration=calibration,
-        training=describe(task, trainer),
+        training=describe(task, trainer, start),
         data=task.data,
         metrics=metrics["test"],
     )
@@ -114,16 +122,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def read_task(arguments: argparse.Namespace) -> Task:
+def read_task(arguments: argparse.Namespace, start: Start | None) -> Task:
     """Replay and label the log, and set users aside."""
-    funnel, horizon_ms = load_funnel(arguments.funnel), arguments.horizon_hours * HOUR_MS
-    config = msgspec.structs.replace(TIERS[arguments.tier], seed=arguments.seed, network=arguments.model)
-    settings = Settings(config, seed=arguments.seed)
+    settings, funnel, horizon_ms = what_to_train(arguments, start)
     vocabulary = Vocabulary(item_hashes=settings.model.item_hashes, category_hashes=settings.model.category_hashes)
     log = log_from_args(arguments)
     examples, data = read_examples(log, funnel, horizon_ms, vocabulary, arguments.progress)
     print("\n".join([log.summary(), *log.problems.lines()]))
-    parts = split(examples.users, arguments.seed)
+    examples.reach[examples.ts < settings.since_ms] = CENSORED
+    parts = split(examples.users, settings.seed)
     check_enough(examples, parts)
     contract = Contract(
         funnel=funnel,
@@ -135,6 +142,34 @@ def read_task(arguments: argparse.Namespace) -> Task:
     return Task(
         settings, examples, parts, contract, data | {"split": {name: len(part) for name, part in parts.items()}}
     )
+
+
+def what_to_train(arguments: argparse.Namespace, start: Start | None) -> tuple[Settings, Funnel, int]:
+    """Return settings, funnel and horizon: those of the options, or those that the start was trained with."""
+    since_ms = arguments.since or 0
+    if start is None:
+        seed = arguments.seed or 0
+        config = TIERS[arguments.tier or "small"]
+        config = msgspec.structs.replace(config, seed=seed, network=arguments.model or "reformer")
+        horizon_ms = (arguments.horizon_hours or 24) * HOUR_MS
+        settings = tuned_settings(read_tuned(arguments.tuned), Settings(config, seed, since_ms=since_ms))
+        return settings, load_funnel(arguments.funnel), horizon_ms
+    checkpoint = start.checkpoint
+    seed = checkpoint.training.get("settings", {}).get("seed", 0) if arguments.seed is None else arguments.seed
+    settings = Settings(checkpoint.model, seed, learning_rate=CONTINUED_RATE, since_ms=since_ms)
+    return settings, checkpoint.contract.funnel, checkpoint.contract.horizon_ms
+
+
+def read_start(arguments: argparse.Namespace) -> Start | None:
+    """Read the checkpoint to go on from; what it decides cannot be asked for otherwise."""
+    if arguments.start is None:
+        return None
+    fixed = ("model", "tier", "funnel", "horizon_hours", "tuned")
+    if given := [name for name in fixed if getattr(arguments, name) is not None]:
+        option = given[0].replace("_", "-")
+        raise FunnelcastError(f"found --{option} with --from, whose checkpoint decides it; leave out one of the two")
+    folder = arguments.start / INSIDE_BUNDLE if (arguments.start / INSIDE_BUNDLE).is_dir() else arguments.start
+    return Start(*read_checkpoint(folder), hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest())
 
 
 def prepare(folder: Path, resume: bool) -> None:
@@ -163,10 +198,13 @@ def check_enough(examples: Examples, parts: dict[str, list[int]]) -> None:
             )
 
 
-def fit(task: Task, folder: Path, arguments: argparse.Namespace) -> Trainer:
+def fit(task: Task, folder: Path, arguments: argparse.Namespace, start: Start | None) -> Trainer:
     """Train until the validation loss stops improving or the epochs are done; save the state after each."""
     trainer = Trainer(task.settings)
-    identity = identify(task)
+    identity = identify(task) + (start.sha256 if start else "")
+    if start:
+        trainer.start_from(start.model, task.examples, task.parts["validation"])
+        print(f"start      {'':13}  validation {trainer.start:.4f}")
     if arguments.resume:
         trainer.load(folder, identity)
     while not trainer.finished and trainer.epoch < arguments.epochs:
@@ -215,9 +253,10 @@ def figures_of(scored: Scored, calibration: Calibration, rates: Array) -> dict[s
     return figures
 
 
-def describe(task: Task, trainer: Trainer) -> dict[str, Any]:
+def describe(task: Task, trainer: Trainer, start: Start | None) -> dict[str, Any]:
     """Return what config.json and the bundle's provenance say about the training."""
-    return {
+    continued = {"from": {"name": start.checkpoint.name, "weights": start.sha256}} if start else {}
+    return continued | {
         "settings": msgspec.to_builtins(task.settings),
         "epochs": trainer.epoch,
         "best_epoch": trainer.best_epoch,

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, cast
 
 import faust
+import numpy as np
 from faust.types import TP
 
 from model.contract.bundle import Bundle
@@ -174,7 +175,11 @@ def _network(
         scorer = hot_scorer(scorer, state, slots, settings.inference_threads)
         hot = HotState(slots, state.bytes, metrics)
     limits = Limits(
-        settings.batch_size, settings.batch_wait_seconds, settings.max_waiting_users, settings.latency_target_seconds
+        settings.batch_size,
+        settings.batch_wait_seconds,
+        settings.max_waiting_users,
+        settings.latency_target_seconds,
+        np.array(bundle.contract.base_rates, np.float32) if settings.overload == "degrade" else None,
     )
     return Batcher(scorer, limits, metrics, tracing=tracing), hot
 

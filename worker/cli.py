@@ -35,10 +35,16 @@ COMMANDS = {
     "watch": Command("worker.watch", "show stage probabilities and triggers as they come"),
     "train": Command("model.train", "train a network on an event log", "train"),
     "evaluate": Command("model.evaluation.command", "compare the network with its rivals on an event log", "train"),
+    "explain": Command("model.explain.command", "show what moved a user's answer, or what the model goes by", "train"),
+    "tune": Command("model.tuning.command", "search for good settings on an event log, for some minutes", "train"),
+    "transfer": Command(
+        "model.transfer.command", "fine-tune a checkpoint on another log, and say what it is worth", "train"
+    ),
+    "simulate": Command("model.virtual.command", "make virtual users whose events can be replayed"),
     "score": Command("model.offline.command", "score every event and session end of an event log into a file"),
     "export": Command("export.__main__", "turn a checkpoint into the bundle that the worker serves", "export"),
 }
-TRAINING = ("pyarrow", "sklearn", "matplotlib", "torch", "reformer_pytorch")
+TRAINING = ("pyarrow", "sklearn", "matplotlib", "torch", "reformer_pytorch", "optuna")
 EXTRA_OF = dict.fromkeys(TRAINING, "train") | {"onnx": "export"}
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from aiokafka import TopicPartition
 
+from model.contract.rows import REVISED
 from worker.batcher import Batcher
 from worker.lag import Lag
 from worker.metrics import Metrics
@@ -149,29 +150,31 @@ class PartitionWriter:
             self._check_start(chunks[index].message.start)
             trace.chunk(chunks[index].value)
             for topic, records in self.partition.take(chunks[index].value, time.monotonic(), on_block):
-                await outbox.send(topic, trace.put(records))
+                await outbox.send(topic, records, trace.headers)
             await asyncio.sleep(0)  # a chunk takes some ms: let the other partitions and the scorer in between
             index += 1
-            if index == len(chunks) < self._delivery.transaction_chunks and not self.queue.empty() and self._has_room:
+            more = self._batcher is None or self._batcher.has_room
+            if more and index == len(chunks) < self._delivery.transaction_chunks and not self.queue.empty():
                 chunks.append(self.queue.get_nowait())
         if time.monotonic() - self._ticked >= TICK_SECONDS:
             self._ticked = time.monotonic()
             self.partition.close_silent(time.monotonic(), on_block)
         return work
 
-    @property
-    def _has_room(self) -> bool:
-        return self._batcher is None or self._batcher.has_room
-
     def _score(self, pending: Pending, origin: Origin) -> asyncio.Future[Scores] | None:
         if self._batcher is None:
             return None
-        return self._batcher.submit(self.partition.pieces(pending), origin)
+        shed = self._batcher.shed(int((pending.block.kind != REVISED).sum()))
+        return shed or self._batcher.submit(self.partition.pieces(pending), origin)
 
     async def _answer(self, work: list[Work], outbox: Outbox, trace: Trace) -> None:
-        for pending, scores in work:
-            for topic, records in self.partition.answer(pending, await scores if scores is not None else None):
-                await outbox.send(topic, trace.put(records))
+        topics = self.partition.topics
+        for pending, future in work:
+            scores = None if future is None else await future
+            frames, triggers = self.partition.answer(pending, scores, int(time.time() * 1000), trace.headers)
+            for frame in frames:
+                await outbox.post(frame, topics.stage_probabilities, frame.record_count())
+            await outbox.send(topics.triggers, triggers, trace.headers)
             await asyncio.sleep(0)
 
     def _check_start(self, start: int | None) -> None:

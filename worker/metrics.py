@@ -122,6 +122,7 @@ class Metrics:
         self.duplicates = counter("events_duplicate", "Events whose message id was seen before")
         self.emitted = counter("stage_probabilities_emitted", "Stage-probability records, session ends included")
         self.degraded = counter("stage_probabilities_degraded", "Stage-probability records that carry the base rate")
+        self.shed = counter("answers_shed", "Answers with the base rate because scores would come too late")
         self.triggers = counter("triggers_emitted", "Trigger records, by campaign", "campaign")
         self.suppressed = counter("triggers_suppressed", "Triggers withheld, by reason", "campaign", "reason")
         self.transactions = counter("transactions_committed", "Kafka transactions committed")

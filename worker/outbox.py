@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiokafka.producer.sender
 from aiokafka import AIOKafkaProducer
 
-from worker.records import Output
+from worker.records import BATCH_BYTES, Header, Output
 from worker.tracing import UNTRACED, Tracing
 from worker.transport import TP
-
-BATCH_BYTES = 1 << 19  # a produce request of 0.5 MiB: larger ones hold up the offsets behind them
 
 # The broker answers CONCURRENT_TRANSACTIONS while the last commit's markers are written; aiokafka's pause of 20 ms
 # doubles the median latency.
@@ -53,20 +51,27 @@ class Outbox:
         self._partition = partition
         self._pending: list[tuple[asyncio.Future[Any], int]] = []
 
-    async def send(self, topic: str, records: Iterable[Output]) -> list[tuple[asyncio.Future[Any], int]]:
-        """Send (key, value, headers) records in batches; return the batches' acknowledgements with their sizes."""
+    async def send(
+        self, topic: str, records: Iterable[Output], context: Sequence[Header] = ()
+    ) -> list[tuple[asyncio.Future[Any], int]]:
+        """Send (key, value, headers) records in batches, `context` behind the headers of each.
+
+        Returns the batches' acknowledgements with their sizes.
+        """
         batch, size, sent = self._producer.create_batch(), 0, []
         for key, value, headers in records:
+            headers = [*headers, *context] if context else headers
             if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
-                sent.append(await self._submit(batch, topic, size))
+                sent.append(await self.post(batch, topic, size))
                 batch, size = self._producer.create_batch(), 0
                 batch.append(key=key, value=value, timestamp=None, headers=headers)  # the first one always fits
             size += 1
         if size:
-            sent.append(await self._submit(batch, topic, size))
+            sent.append(await self.post(batch, topic, size))
         return sent
 
-    async def _submit(self, batch: Any, topic: str, size: int) -> tuple[asyncio.Future[Any], int]:
+    async def post(self, batch: Any, topic: str, size: int) -> tuple[asyncio.Future[Any], int]:
+        """Send one record batch of that many records."""
         acknowledgement = await self._producer.send_batch(batch, topic, partition=self._partition)
         self._pending.append((acknowledgement, size))
         return self._pending[-1]

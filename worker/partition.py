@@ -16,12 +16,13 @@ import numpy.typing as npt
 from model.contract.rows import DAY_MS
 from model.contract.sequence import LATE, REVISED, Block, Rules, Sequences, is_open
 from worker.decode import Bounds, Chunk, Record, decode_chunk
+from worker.frames import Frame
 from worker.hotstate import HotState, UserStates
 from worker.metrics import LatestTrigger, Metrics
 from worker.outcomes import Outcomes
 from worker.pieces import Piece, Scores, whole
 from worker.policy import Answer, Decision, Memory, Outcome, Policy, candidates, decide, memory_bytes, memory_of
-from worker.records import Answers, Encoder, Output
+from worker.records import Answers, Encoder, Header, Output
 from worker.sequences import CAMPAIGN_KEY, HEAD_KEY, MARK, MARK_KEY, STREAM_KEY, SequenceTable
 
 LIVE_MS = 300_000  # a source whose newest event is this close to its arrival is live: its silence takes wall time
@@ -73,6 +74,7 @@ class Partition:
         self._read = partial(table.read, number)
         self._scan = partial(table.scan, number)
         self._rooms = rooms
+        self.topics = rooms.topics
         self._encoder = rooms.encoder(number)
         self._states = UserStates(rooms.hot) if rooms.hot is not None else None
         self._outcomes = Outcomes(rooms.horizon_ms, rooms.policy, rooms.metrics)
@@ -117,7 +119,7 @@ class Partition:
     def _rejected(
         self, records: Sequence[Record], chunk: Chunk, late: list[Record]
     ) -> Iterator[tuple[str, list[Output]]]:
-        topics, encoder = self._rooms.topics, self._encoder
+        topics, encoder = self.topics, self._encoder
         if chunk.dead:
             yield (
                 topics.dead_letters,
@@ -155,17 +157,18 @@ class Partition:
             return [whole(self.sequences.inputs(pending.block))]
         return self._states.plan(self.sequences, pending.block)
 
-    def answer(self, pending: Pending, scores: Scores | None) -> list[tuple[str, list[Output]]]:
-        """Encode the block's stage probabilities and decide on its triggers."""
+    def answer(
+        self, pending: Pending, scores: Scores | None, time_ms: int, context: Sequence[Header] = ()
+    ) -> tuple[Iterator[Frame], list[Output]]:
+        """Encode the block's stage probabilities and decide on its triggers; return batches and records.
+
+        The records carry the time and the context of the transaction.
+        """
         answers = self._answers(pending, scores)
         self._outcomes.observe(answers, pending.block, self._memories)
         triggers = self._triggers(answers) if scores is not None else []
-        topics = self._rooms.topics
         self._rooms.metrics.answered(len(answers.keys), int(answers.degraded.sum()))
-        return [
-            (topics.stage_probabilities, self._encoder.stage_probabilities(answers)),
-            (topics.triggers, triggers),
-        ]
+        return self._encoder.stage_probabilities(answers, time_ms, context), triggers
 
     def _answers(self, pending: Pending, scores: Scores | None) -> Answers:
         block = pending.block

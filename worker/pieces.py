@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from model.contract.events import N_TYPES
 from model.contract.rows import Inputs
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -54,6 +55,15 @@ class Piece:
     def users(self) -> int:
         """Return the number of sequences that the network has to read."""
         return len(self.inputs.lengths)
+
+
+def base_rate_scores(rows: int, base_rates: Array) -> Scores:
+    """Return degraded scores: the base rates (2, 6) for each row, no next event."""
+    return Scores(
+        np.tile(base_rates, (rows, 1, 1)).astype(np.float32),  # (A, 2, 6)
+        np.zeros((rows, N_TYPES), np.float32),  # (A, 20)
+        np.ones(rows, bool),
+    )
 
 
 def whole(inputs: Inputs) -> Piece:

@@ -1,12 +1,14 @@
 """Records: answers, decisions and refused records in, output records (key, JSON value, CloudEvents headers) out.
 
 Pure: an id is a function of the source offset, or of the user and a time, so a reprocessed topic gives equal records.
-Stage probabilities are the hot ones: numbers are written for the whole block at once, the rest by one `%` per record.
+Stage probabilities are the hot ones: they are written as whole record batches (worker.frames).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -16,41 +18,23 @@ from model.contract.events import TYPES
 from model.contract.stages import STAGES
 from worker.campaigns import Campaign
 from worker.decode import Record
+from worker.frames import Frame, frames
 from worker.policy import Decision
+from worker.writing import Columns, Texts, ends, joined
 
 Header: TypeAlias = tuple[str, bytes]
 Output: TypeAlias = tuple[bytes | None, bytes | None, list[Header]]  # key, value, headers of a record
-Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 DIGITS = 6  # decimals of a probability
-NEXT = 3  # next events that a record names
-FIRST_WIRE_TYPE = 2  # pad and unknown are no next events
-DAY_MS = 86_400_000
-# Where the clock's digits stand in an RFC 3339 text, from the last one, and the base of each (hours below 24: 10 does).
-_CLOCK = ((22, 10), (21, 10), (20, 10), (18, 10), (17, 6), (15, 10), (14, 6), (12, 10), (11, 10))
+BATCH_BYTES = 1 << 19  # a produce request of 0.5 MiB: larger ones hold up the offsets behind them
 
 _escape = msgspec.json.Encoder().encode
 _JSON = ("content-type", b"application/json")
 _BYTES = ("content-type", b"application/octet-stream")
 _VERSION = ("ce_specversion", b"1.0")
-_EVENT_TYPE = [b'"%b"' % name.encode() for name in TYPES]
-_NEXT_TYPE = [b'"%b":' % name.encode() for name in TYPES[FIRST_WIRE_TYPE:]]
-_STAGE = [b'"%b"' % name.encode() for name in STAGES]
-_VALUE = (
-    b'{"id":%b,"user_id":%b,"event_time":%d,"arrival_time":%b,"event_type":%b,"category":%b,"stage":%b,'
-    b'"category_probabilities":%b,"next_event":{%b},"sequence_length":%d,"model":MODEL,"degraded":%b}'
-)
-_NUMBER = b"0." + b"0" * DIGITS
-_REACH = b"{%b}" % b",".join(b'"%b":%b' % (stage.encode(), _NUMBER) for stage in STAGES)
-_PROBABILITIES = b'%b,"user_probabilities":%b' % (_REACH, _REACH)
-_NO_PROBABILITIES = b'{},"user_probabilities":{}'
-_NUMBERS = [at for at in range(len(_PROBABILITIES)) if _PROBABILITIES.startswith(_NUMBER, at)]
-_DIGITS_AT = (np.array(_NUMBERS)[:, None] + np.arange(len(_NUMBER))).ravel()  # (2 * 6 * 8,)
-_PAIRS = b",".join([b"%b%b"] * NEXT)
-_BOOLEAN = b"false", b"true"
-# A probability is two words of four characters: "0.00" to "1.00", then "0000" to "9999".
-_HEADS = np.frombuffer(b"".join(b"%d.%02d" % divmod(n, 100) for n in range(101)), "u4")
-_TAILS = np.frombuffer(b"".join(b"%04d" % n for n in range(10_000)), "u4")
+_NO_REACH = np.empty((0, 0), np.float32)
+COLUMN_DTYPES = ("?", "i8", "i8", "i8", "u1", "u1", "i8", "f4", "f4", "?")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Model(NamedTuple):
@@ -111,39 +95,47 @@ class Encoder:
 
     def __init__(self, source: Source, model: Model) -> None:
         self._source, self._model = source, model._asdict()
-        self._value = _VALUE.replace(b"MODEL", _escape(self._model).replace(b"%", b"%%"))
-        prefix = (model.sha256[:8] or model.name).encode().replace(b"%", b"%%")
-        self._event_id = b"%b-%d-%%d" % (prefix, source.partition)
-        self._end_id = b"%b-%%b-end-%%d" % prefix
+        self._prefix = model.sha256[:8] or model.name
         self._origin = ("ce_source", f"/funnelcast/{source.app_id}".encode())
         self._position = f"{source.topic}-{source.partition}"
+        self._texts = self._pieces([])
 
-    def stage_probabilities(self, answers: Answers) -> list[Output]:
-        """Encode one record per answered row."""
-        identities = self._identities(answers)
-        values = map(
-            self._value.__mod__,
-            zip(
-                [_escape(identity.decode()) for identity in identities],
-                [_escape(key.decode()) for key in answers.keys],
-                answers.event_time.tolist(),
-                [b"%d" % ms if ms >= 0 else b"null" for ms in answers.arrival_time.tolist()],
-                [_EVENT_TYPE[code] for code in answers.type.tolist()],
-                [b"null" if name is None else _escape(name.decode()) for name in answers.category],
-                [_STAGE[code] for code in answers.user_stage.tolist()],
-                _reach_json(answers),
-                _next_json(answers),
-                answers.sequence_length.tolist(),
-                [_BOOLEAN[flag] for flag in answers.degraded.tolist()],
-                strict=True,
-            ),
-        )
-        constant = [*_constants("stage-probability"), self._origin]
-        headers = [
-            [("ce_id", identity), ("ce_subject", key), ("ce_time", time), *constant]
-            for identity, key, time in zip(identities, answers.keys, rfc3339(answers.event_time), strict=True)
-        ]
-        return list(zip(answers.keys, values, headers, strict=True))
+    def stage_probabilities(self, answers: Answers, time_ms: int, context: Sequence[Header] = ()) -> Iterator[Frame]:
+        """Encode one record per answered row, with `context` behind its own headers, into batches of that time."""
+        texts = self._pieces(context) if context else self._texts
+        return frames(texts, _columns(answers), time_ms, BATCH_BYTES)
+
+    def _pieces(self, context: Sequence[Header]) -> Texts:
+        prefix, partition = self._prefix, self._source.partition
+        inside = _escape(prefix)[1:-1]
+        headers = [*_constants("stage-probability"), self._origin, *context]
+        pieces = {
+            "id_of_event": b'{"id":"%b-%d-' % (inside, partition),
+            "id_of_end": b'{"id":"%b-' % inside,
+            "end": b"-end-",
+            "user": b'","user_id":"',
+            "event_time": b'","event_time":',
+            "arrival_time": b',"arrival_time":',
+            "null": b"null",
+            "event_type": b',"event_type":"',
+            "category": b'","category":"',
+            "no_category": b'","category":null,"stage":"',
+            "stage": b'","stage":"',
+            "category_reach": b'","category_probabilities":{',
+            "user_reach": b'},"user_probabilities":{',
+            "next": b'},"next_event":{',
+            "length": b'},"sequence_length":',
+            "model": b',"model":%b,"degraded":' % _escape(self._model),
+            "false": b"false}",
+            "true": b"true}",
+            "raw_id_of_event": b"%b-%d-" % (prefix.encode(), partition),
+            "raw_id_of_end": b"%b-" % prefix.encode(),
+            "header_id": _varint(2 * (3 + len(headers))) + _framed(b"ce_id"),
+            "header_subject": _framed(b"ce_subject"),
+            "header_time": _framed(b"ce_time") + _varint(2 * 24),
+            "constant_headers": b"".join(_framed(name.encode()) + _framed(value) for name, value in headers),
+        }
+        return Texts.of(pieces, [name.encode() for name in TYPES], [stage.encode() for stage in STAGES])
 
     def trigger(self, user: bytes, decision: Decision, event_time: int) -> Output:
         """Encode a decision that fired."""
@@ -163,7 +155,7 @@ class Encoder:
             expires_at=event_time + campaign.expires_ms,
             model=self._model,
         )
-        identity = _identity(decision.trigger_id.encode(), user, _rfc3339_one(event_time))
+        identity = _identity(decision.trigger_id.encode(), user, rfc3339(event_time))
         return user, _escape(value), [*identity, *_constants("trigger"), self._origin]
 
     def dead_letter(self, record: Record, reason: str, detail: str) -> Output:
@@ -174,12 +166,6 @@ class Encoder:
         """Encode an event that came too late for its user's sequence: its bytes as they came."""
         return record.key, record.value, self._refusal(record, "late", "late", detail)
 
-    def _identities(self, answers: Answers) -> list[bytes]:
-        identities = [self._event_id % offset for offset in answers.offset.tolist()]
-        for row in np.flatnonzero(answers.offset < 0).tolist():
-            identities[row] = self._end_id % (answers.keys[row], answers.event_time[row])
-        return identities
-
     def _refusal(self, record: Record, kind: str, reason: str, detail: str) -> list[Header]:
         return [
             ("reason", reason.encode()),
@@ -188,7 +174,7 @@ class Encoder:
             ("source_partition", b"%d" % self._source.partition),
             ("source_offset", b"%d" % record.offset),
             ("ce_id", f"{kind}-{self._position}-{record.offset}".encode()),
-            ("ce_time", _rfc3339_one(max(0, record.timestamp))),
+            ("ce_time", rfc3339(max(0, record.timestamp))),
             ("ce_type", b"funnelcast.%b" % kind.encode()),
             _VERSION,
             _BYTES,
@@ -212,64 +198,37 @@ def _reason(campaign: Campaign, probability: float) -> str:
     return f"the probability of {campaign.stage} {where}, {found}: {advice}"
 
 
-def _reach_json(answers: Answers) -> list[bytes]:
-    """Write both scopes' probabilities of each row into copies of one fixed-width text."""
-    if answers.reach is None:
-        return [_NO_PROBABILITIES] * len(answers.keys)
-    rows = len(answers.reach)
-    text = np.tile(np.frombuffer(_PROBABILITIES, "u1"), (rows, 1))  # (A, T)
-    text[:, _DIGITS_AT] = decimals(answers.reach).reshape(rows, len(_DIGITS_AT))  # (A, 2 * 6 * 8)
-    return _lines(text)
+def warm() -> None:
+    """Compile what writes stage probabilities, or load it from Numba's cache; the first time it takes seconds."""
+    zero: Any = np.zeros(1, np.int64)
+    one = Answers([b"u"], zero, zero, zero, zero, zero, [None], zero, None, None, zero)
+    list(Encoder(Source("", "", 0), NO_MODEL).stage_probabilities(one, 0))
 
 
-def _next_json(answers: Answers) -> list[bytes]:
-    """Write the likeliest next events of each row; a row without a distribution has none."""
-    if answers.next_type is None:
-        return [b""] * len(answers.keys)
-    rest = answers.next_type[:, FIRST_WIRE_TYPE:].copy()  # (A, 18)
-    known = rest.max(axis=1, initial=0) > 0  # (A,)
-    row, columns = np.arange(len(rest)), []
-    for _ in range(NEXT):
-        best = rest.argmax(axis=1)  # (A,) the first one of equals
-        columns.append([_NEXT_TYPE[code] for code in best.tolist()])
-        columns.append(_lines(decimals(rest[row, best])))
-        rest[row, best] = -1
-    texts = list(map(_PAIRS.__mod__, zip(*columns, strict=True)))
-    for empty in np.flatnonzero(~known).tolist():
-        texts[empty] = b""
-    return texts
+def _columns(answers: Answers) -> Columns:
+    """Lay the answers out as the one type that the compiled pass knows: of any other it would be compiled again."""
+    categories = [name or b"" for name in answers.category]
+    no_category = np.fromiter((name is None for name in answers.category), bool, len(categories))
+    numbers = (answers.offset, answers.event_time, answers.arrival_time, answers.type, answers.user_stage)
+    reach = _NO_REACH if answers.reach is None else answers.reach.reshape(-1, 2 * len(STAGES))
+    next_type = _NO_REACH if answers.next_type is None else answers.next_type
+    rest = (no_category, *numbers, answers.sequence_length, reach, next_type, answers.degraded)
+    typed = (np.require(column, kind, ["C", "W"]) for column, kind in zip(rest, COLUMN_DTYPES, strict=True))
+    return Columns(joined(answers.keys), ends(answers.keys), joined(categories), ends(categories), *typed)
 
 
-def decimals(values: npt.NDArray[np.floating]) -> Bytes:
-    """Write probabilities (...) as fixed-width decimals, such as 0.123456: uint8 (..., 8)."""
-    millionths = np.rint(values.astype("f8") * 10**DIGITS).astype("i4")  # (...)
-    head = millionths // 10_000
-    words = np.stack((_HEADS[head], _TAILS[millionths - 10_000 * head]), axis=-1)  # (..., 2)
-    return words.view("u1")
+def rfc3339(time_ms: int) -> bytes:
+    return (_EPOCH + timedelta(milliseconds=time_ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
 
 
-def rfc3339(times_ms: npt.NDArray[np.int64]) -> list[bytes]:
-    """Write times as RFC 3339 in UTC with milliseconds."""
-    if not len(times_ms):
-        return []
-    days, day = np.unique(times_ms // DAY_MS, return_inverse=True)
-    dates = np.datetime_as_string(days.astype("M8[D]")).astype("S10").view("u1").reshape(-1, 10)  # (D, 10)
-    text = np.empty((len(times_ms), 24), "u1")  # (N, 24)
-    text[:, :10] = dates[day]
-    text[:, 10:] = np.frombuffer(b"T00:00:00.000Z", "u1")
-    rest = (times_ms % DAY_MS).astype("i4")
-    for at, base in _CLOCK:
-        quotient = rest // base
-        text[:, at] = rest - base * quotient + ord("0")
-        rest = quotient
-    return _lines(text)
+def _framed(text: bytes) -> bytes:
+    """Return a header's name or value behind its length, as a record holds it."""
+    return _varint(2 * len(text)) + text
 
 
-def _rfc3339_one(time_ms: int) -> bytes:
-    return rfc3339(np.array([time_ms], "i8"))[0]
-
-
-def _lines(text: Bytes) -> list[bytes]:
-    """Cut a matrix of characters into its rows."""
-    lines: list[bytes] = text.view(f"S{text.shape[1]}").ravel().tolist()
-    return lines
+def _varint(zigzag: int) -> bytes:
+    out = bytearray()
+    while zigzag > 127:
+        out.append(128 | (zigzag & 127))
+        zigzag >>= 7
+    return bytes([*out, zigzag])

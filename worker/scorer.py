@@ -17,10 +17,9 @@ import onnxruntime
 
 from model.contract.bundle import Bundle, Calibration, pad
 from model.contract.errors import BundleError
-from model.contract.events import N_TYPES
 from model.contract.graph import OUTPUTS, Session, check_golden, groups, softmax
 from model.contract.rows import Inputs
-from worker.pieces import Piece, Scores
+from worker.pieces import Piece, Scores, base_rate_scores
 
 log = logging.getLogger(__name__)
 
@@ -116,11 +115,7 @@ class Answers:
     """The scores of some wanted rows; base rates, until a row is filled."""
 
     def __init__(self, rows: int, base_rates: Array) -> None:
-        self._scores = Scores(
-            np.tile(base_rates, (rows, 1, 1)),  # (A, 2, 6)
-            np.zeros((rows, N_TYPES), "f4"),  # (A, 20)
-            np.ones(rows, bool),
-        )
+        self._scores = base_rate_scores(rows, base_rates)
 
     def fill(self, rows: Array, reach: Array, next_type: Array, calibration: Calibration) -> None:
         """Put in the logits (R, 2, 6) and (R, 20) of some rows, as far as they are finite."""

@@ -75,7 +75,10 @@ class Settings(BaseSettings):
     latency_target_seconds: float = Field(
         0.1, ge=0.001, le=60, description="p99 of an answer; where it is tight, micro-batches are smaller and wait less"
     )
-    max_waiting_users: int = Field(4096, ge=1, le=1 << 20, description="users waiting for scores that pause fetching")
+    max_waiting_users: int = Field(4096, ge=1, le=1 << 20, description="users waiting for scores that are too many")
+    overload: Literal["wait", "degrade"] = Field(
+        "wait", description="when scores would come too late: wait, which delays answers, or answer with base rates"
+    )
     hot_state_bytes: int = Field(
         256 << 20, ge=0, le=1 << 44, description="memory of users' hot state; 0: score whole sequences"
     )

@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Link, SpanContext, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from worker.records import Header, Output
+from worker.records import Header
 from worker.tracing import UNTRACED, Span, Trace
 
 MOST_LINKS = 128  # OpenTelemetry's own default of a span
@@ -88,7 +88,7 @@ class TracedTransaction:
         self._tracing, self._attributes = tracing, attributes
         self._chunks: list[SpanContext] = []  # those that are traced
         self._span: trace.Span | None = None  # at work: a chunk's, then the emission's
-        self._headers: list[Header] = []
+        self.headers: list[Header] = []
 
     @property
     def origin(self) -> SpanContext | None:
@@ -114,21 +114,16 @@ class TracedTransaction:
         if self._span is not None:
             self._span.add_event(name)
 
-    def put(self, records: list[Output]) -> list[Output]:
-        if not self._headers:
-            return records
-        return [(key, value, [*headers, *self._headers]) for key, value, headers in records]
-
     def end(self) -> None:
         if self._span is not None:
             self._span.end()
-        self._span, self._headers = None, []
+        self._span, self.headers = None, []
 
     def _begin(self, name: str, kind: SpanKind, origins: list[SpanContext], attributes: dict[str, Any]) -> trace.Span:
         self._span = self._tracing.start(name, kind, origins, self._attributes | attributes)
         carrier: dict[str, str] = {}
         _propagator.inject(carrier, trace.set_span_in_context(self._span))
-        self._headers = [(header, value.encode()) for header, value in carrier.items()]
+        self.headers = [(header, value.encode()) for header, value in carrier.items()]
         return self._span
 
 

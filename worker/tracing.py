@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from model.contract.errors import FunnelcastError
-from worker.records import Output
+from worker.records import Header
 
 Origin: TypeAlias = Any  # what a piece of work comes from: a span's context, None where nobody traces
 
@@ -41,8 +41,9 @@ class Trace(Protocol):
     def event(self, name: str) -> None:
         """Note a moment of the emission."""
 
-    def put(self, records: list[Output]) -> list[Output]:
-        """Return the records with the trace's context in their headers."""
+    @property
+    def headers(self) -> Sequence[Header]:
+        """The context of what is at work, which the records that it writes carry."""
 
     def end(self) -> None:
         """End the emission."""
@@ -62,6 +63,7 @@ class Untraced:
     """Traces nothing: a transaction, a span and the tracing itself, at the cost of a call."""
 
     origin = None
+    headers: Sequence[Header] = ()
 
     def transaction(self, topic: str, partition: int) -> Untraced:
         return self
@@ -74,9 +76,6 @@ class Untraced:
     def emit(self) -> None: ...
 
     def event(self, name: str) -> None: ...
-
-    def put(self, records: list[Output]) -> list[Output]:
-        return records
 
     def end(self) -> None: ...
 

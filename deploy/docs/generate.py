@@ -21,8 +21,9 @@ from pydantic import SecretStr
 from model.contract.events import SESSION_END, TYPES, WIRE_TYPES, ClickEvent
 from model.contract.stages import STAGES
 from worker.envelopes import Reason
-from worker.records import NEXT, Trigger
+from worker.records import Trigger
 from worker.settings import PREFIX, Settings
+from worker.writing import NEXT_EVENTS
 
 HERE = Path(__file__).parent
 TEXT, NUMBER, INTEGER, BOOLEAN = ({"type": name} for name in ("string", "number", "integer", "boolean"))
@@ -180,7 +181,7 @@ def _stage_probability() -> dict[str, Any]:
         "category": {"type": ["string", "null"]},
         "stage": STAGE,
         "category_probabilities": chances,
-        "next_event": {"type": "object", "additionalProperties": SHARE, "maxProperties": NEXT},
+        "next_event": {"type": "object", "additionalProperties": SHARE, "maxProperties": NEXT_EVENTS},
         "sequence_length": {"type": "integer", "minimum": 1},
         "model": _model(),
         "degraded": {"type": "boolean", "description": "base rates instead of scores"},

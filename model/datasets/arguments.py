@@ -2,20 +2,25 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from model.datasets.formats import FIELDS, FORMATS, LogError
-from model.datasets.log import Log, LogOptions, read_log
+from model.datasets.log import WHERE_FIELDS, Log, LogOptions, read_log
 from model.datasets.values import TimeUnit
 
 
-def add_log_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the log and how to read it."""
-    add = parser.add_argument_group("the event log").add_argument
-    add("log", type=Path, metavar="LOG", help="a file (.gz too), or a directory whose files are read in order")
+def add_log_arguments(parser: argparse.ArgumentParser, option: str = "", why: str = "the event log") -> None:
+    """Add the log and how to read it; `option` names it where a command can do without one."""
+    add = parser.add_argument_group(why).add_argument
+    more: dict[str, Any] = {"dest": "log"} if option else {}
+    told = "a file (.gz too), or a directory whose files are read in order"
+    add(option or "log", type=Path, metavar="LOG", help=told, **more)
     add("--format", default="auto", choices=FORMATS, help="default: recognised by the first line, else by the suffix")
     columns = f"its columns, as in user_id=customer,timestamp=time; fields: {', '.join(FIELDS)}"
     add("--map", default="", metavar="FIELD=COLUMN,...", help=columns)
     add("--events", default="", metavar="NAME=EVENT,...", help="its events, as in view=product_view,buy=order")
+    where = f"only these rows; * stands for anything; may be given again; fields: {', '.join(WHERE_FIELDS)}"
+    add("--where", action="append", default=[], metavar="FIELD=VALUE,...", help=where)
     add("--time-unit", default="auto", choices=tuple(TimeUnit), help="how it writes time (default: detected)")
     add("--progress", action=argparse.BooleanOptionalAction, help="progress bar (default: on a terminal)")
 
@@ -27,7 +32,20 @@ def log_from_args(args: argparse.Namespace) -> Log:
         LogError: as `read_log`, and for pairs that are no pairs.
     """
     mapping, events = _pairs(args.map, "--map"), _pairs(args.events, "--events")
-    return read_log(args.log, args.format, LogOptions(mapping, events, TimeUnit(args.time_unit), args.progress))
+    options = LogOptions(mapping, events, TimeUnit(args.time_unit), args.progress, where_from(args.where))
+    return read_log(args.log, args.format, options)
+
+
+def where_from(conditions: list[str]) -> dict[str, tuple[str, ...]]:
+    """Read `field=value,value` conditions."""
+    found = {}
+    for condition in conditions:
+        field, _, values = condition.partition("=")
+        if field not in WHERE_FIELDS or not values:
+            expected = f"FIELD=VALUE,... with a field of {', '.join(WHERE_FIELDS)}"
+            raise LogError(f"--where is {condition!r}, expected {expected}: correct it.")
+        found[field] = tuple(values.split(","))
+    return found
 
 
 def _pairs(text: str, option: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ Raw blocks of the files become `Block`s of clean columns; events and training co
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import compress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -21,6 +22,7 @@ from model.datasets.problems import BadValue, Problems, Reason
 from model.datasets.values import Reader, TimeUnit, convert
 
 T = TypeVar("T")
+WHERE_FIELDS = ("category", "item_id", "user_id", "event")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class LogOptions:
     events: dict[str, str] = field(default_factory=dict)  # event name of the log -> canonical event
     time_unit: TimeUnit = TimeUnit.AUTO
     progress: bool | None = None  # None: where stderr is a terminal
+    where: dict[str, tuple[str, ...]] = field(default_factory=dict)  # field -> values kept, * stands for anything
 
 
 class Block(NamedTuple):
@@ -49,10 +52,12 @@ class Block(NamedTuple):
 class Log:
     """An event log on disk; each iteration reads it anew and renews `problems`."""
 
-    def __init__(self, path: Path, form: Format, progress: bool | None = None) -> None:
-        self.path, self.form, self.files = path, form, log_files(path)
+    def __init__(self, path: Path, form: Format, options: LogOptions) -> None:
+        self.path, self.form, self.files, self._where = path, form, log_files(path), options.where
         self.problems = Problems()
-        self._hide_progress = None if progress is None else not progress  # None: tqdm looks for a terminal
+        self._hide_progress = (
+            None if options.progress is None else not options.progress
+        )  # None: tqdm looks for a terminal
 
     def __iter__(self) -> Iterator[tuple[int, ClickEvent]]:
         for block in self.blocks():
@@ -65,7 +70,7 @@ class Log:
     def blocks(self) -> Iterator[Block]:
         """Read the log once, block by block."""
         self.problems = Problems()
-        cleaner, first_row = _Cleaner(self.form, self.problems), 0
+        cleaner, first_row = _Cleaner(self.form, self.problems, self._where), 0
         total = sum(file.stat().st_size for file in self.files)
         with tqdm(total=total, unit="B", unit_scale=True, desc=self.path.name, disable=self._hide_progress) as bar:
             for file in self.files:
@@ -84,8 +89,9 @@ class Log:
 class _Cleaner:
     """Turns raw blocks of one log into clean ones; remembers the time unit it found and the rows it saw."""
 
-    def __init__(self, form: Format, problems: Problems) -> None:
+    def __init__(self, form: Format, problems: Problems, where: dict[str, tuple[str, ...]]) -> None:
         self.form, self.problems, self.unit = form, problems, form.time
+        self.kept = {name: _Kept(patterns) for name, patterns in where.items()}
         self.seen = RowSet() if form.unique else None
         events = form.events or dict(zip(WIRE_TYPES, WIRE_TYPES, strict=True))
         self.types = values.event_reader({name: TYPE_CODE[event] for name, event in events.items()})
@@ -104,6 +110,10 @@ class _Cleaner:
             prices=np.array(_optional(raw, "price", values.PRICES, bad), "f8"),
             message_ids=_optional(raw, "message_id", values.NAMES, bad),
         )
+        for name, kept in self.kept.items():
+            for index, value in enumerate(_named(block, name)):
+                if not kept[value]:
+                    bad.setdefault(index, BadValue(Reason.LEFT_OUT))
         for index in sorted(bad):
             self.problems.add(raw.rows[index], bad[index])
         self.problems.yielded += len(raw.rows) - len(bad)
@@ -120,6 +130,25 @@ class _Cleaner:
             for index in np.flatnonzero((ts < first) | (ts >= end)).tolist():
                 bad.setdefault(index, BadValue(Reason.OUTSIDE_DAYS, f"time {values.shown(column[index])}"))
         return ts
+
+
+class _Kept(dict[str | None, bool]):
+    """Whether a value matches one of the patterns, remembered."""
+
+    def __init__(self, patterns: tuple[str, ...]) -> None:
+        super().__init__()
+        self.patterns = patterns
+
+    def __missing__(self, value: str | None) -> bool:
+        kept = self[value] = value is not None and any(fnmatchcase(value, pattern) for pattern in self.patterns)
+        return kept
+
+
+def _named(block: Block, name: str) -> Sequence[str | None]:
+    """Return the column that --where calls so."""
+    if name == "event":
+        return [TYPES[code] for code in block.types.tolist()]
+    return {"user_id": block.users, "item_id": block.items, "category": block.categories}[name]
 
 
 def _optional(raw: RawBlock, field: str, reader: Reader[T], bad: dict[int, BadValue]) -> Sequence[T]:
@@ -149,7 +178,7 @@ def read_log(path: Path, fmt: str = "auto", options: LogOptions | None = None) -
     if fmt not in FORMATS:
         raise LogError(f"the log format is {fmt!r}, expected one of {', '.join(FORMATS)}: choose one with --format.")
     form = _form(log_files(path)[0], fmt, options)
-    return Log(path, form, options.progress)
+    return Log(path, form, options)
 
 
 def _form(file: Path, fmt: str, options: LogOptions) -> Format:

@@ -12,6 +12,7 @@ class Reason(StrEnum):
     """Why a row gave no event."""
 
     OUTSIDE_DAYS = "outside the days of the log"
+    LEFT_OUT = "left out by --where"
     DUPLICATE = "exact duplicate"
     UNMAPPED_EVENT = "event without a mapping"
     NOT_A_ROW = "not a row of the log"
@@ -24,7 +25,7 @@ class Reason(StrEnum):
     OUT_OF_RANGE = "number out of range"
 
 
-EXPECTED = frozenset({Reason.OUTSIDE_DAYS, Reason.DUPLICATE})  # known flaws of a public log: counted, not shown
+EXPECTED = frozenset({Reason.OUTSIDE_DAYS, Reason.DUPLICATE, Reason.LEFT_OUT})  # counted, not shown
 DROPPED = EXPECTED | {Reason.UNMAPPED_EVENT}  # sound rows, left out by a rule; the others are broken
 
 

@@ -5,14 +5,13 @@ fit (an interrupted evaluation goes on where it stopped), metrics.json and repor
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from model.baselines import CONTENDERS
+from model.baselines import CONTENDERS, Trees
 from model.checkpoint import write_whole
 from model.contract.bundle import SCOPES
 from model.contract.rows import HOUR_MS
@@ -25,7 +24,9 @@ from model.evaluation.runs import Done, Plan, load, prepare, rows_of, run_all
 from model.evaluation.splits import TIME, Split, check, time_split, user_folds
 from model.examples import read_examples
 from model.fit import Settings
+from model.options import at_least
 from model.reformer import TIERS
+from model.tuning.tuned import read_tuned, tuned_settings
 
 METRICS, REPORT = "metrics.json", "report.html"
 DEFAULT_MODELS = "reformer,boosting,logistic,markov,base_rate"
@@ -48,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--out", type=Path, required=True, metavar="DIR", help="run directory; given again, it goes on where it stopped"
     )
-    add("--folds", type=_number(2), default=5, metavar="N", help="folds of users (default: 5)")
-    add("--only-folds", type=_number(1), metavar="N", help="do the first N folds only, and no time split")
+    add("--folds", type=at_least(2), default=5, metavar="N", help="folds of users (default: 5)")
+    add("--only-folds", type=at_least(1), metavar="N", help="do the first N folds only, and no time split")
     add("--no-time", action="store_true", help="leave out the fit on the past")
     add(
         "--models",
@@ -59,21 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"the first is compared with the others (default: {DEFAULT_MODELS}); of {', '.join(CONTENDERS)}",
     )
     add("--tier", choices=sorted(TIERS), default="small", help="size of the networks (default: small)")
-    add("--epochs", type=_number(1), default=60, help="at most so many (default: 60)")
-    add("--resamples", type=_number(20), default=200, metavar="N", help="bootstrap replicates (default: 200)")
-    add("--seed", type=_number(0), default=0, help="of folds, fits and replicates (default: 0)")
+    add(
+        "--tuned", type=Path, metavar="DIR", help="settings of networks and of boosting from a finished funnelcast tune"
+    )
+    add("--epochs", type=at_least(1), default=60, help="at most so many (default: 60)")
+    add("--resamples", type=at_least(20), default=200, metavar="N", help="bootstrap replicates (default: 200)")
+    add("--seed", type=at_least(0), default=0, help="of folds, fits and replicates (default: 0)")
     add("--funnel", type=Path, help="which events reach which stage (default: the funnel that ships)")
-    add("--horizon-hours", type=_number(1), default=24, help="reached if within so many hours (default: 24)")
-
-
-def _number(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
-        return value
-
-    return number
+    add("--horizon-hours", type=at_least(1), default=24, help="reached if within so many hours (default: 24)")
 
 
 def _models(text: str) -> tuple[str, ...]:
@@ -86,20 +80,24 @@ def _models(text: str) -> tuple[str, ...]:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate; metrics.json and report.html are there when this returns."""
     folder, horizon_ms = arguments.out, arguments.horizon_hours * HOUR_MS
+    tuned = read_tuned(arguments.tuned)
     config = msgspec.structs.replace(TIERS[arguments.tier], seed=arguments.seed)
+    fits = tuned_settings(tuned, Settings(config, arguments.seed))
     vocabulary = Vocabulary(item_hashes=config.item_hashes, category_hashes=config.category_hashes)
     log = log_from_args(arguments)
     examples, data = read_examples(log, load_funnel(arguments.funnel), horizon_ms, vocabulary, arguments.progress)
     print("\n".join([log.summary(), *log.problems.lines()]))
     names = ("folds", "tier", "epochs", "seed", "horizon_hours")
-    settings = {name: getattr(arguments, name) for name in names}
+    settings: dict[str, Any] = {name: getattr(arguments, name) for name in names}
+    if arguments.tuned:
+        settings["tuned"] = msgspec.to_builtins(tuned)
     splits = user_folds(examples, arguments.folds, arguments.seed)[: arguments.only_folds]
     if not (arguments.no_time or arguments.only_folds):
         splits.append(time_split(examples, horizon_ms, arguments.seed))
     for split in splits:
         check(split)
     prepare(folder, examples, settings)
-    plan = Plan(arguments.models, Settings(config, arguments.seed), arguments.epochs, arguments.progress)
+    plan = Plan(arguments.models, fits, arguments.epochs, arguments.progress, tuned.boosting or Trees())
     run_all(folder, splits, plan)
     views = [view(folder, name, part, plan) for name, part in _views(splits)]
     metrics: dict[str, Any] = {"data": data, "settings": settings | {"models": plan.models}}

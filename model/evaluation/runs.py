@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from tqdm import tqdm
 
-from model.baselines import contender, known_rows
+from model.baselines import Trees, contender, known_rows
 from model.calibrate import fit_calibration, sigmoid
 from model.checkpoint import write_whole
 from model.contract.errors import FunnelcastError
@@ -35,6 +35,7 @@ class Plan(NamedTuple):
     settings: Settings  # of the networks, and the seed of all
     epochs: int
     progress: bool | None
+    trees: Trees = Trees()  # of boosting
 
 
 class Done(NamedTuple):
@@ -54,7 +55,7 @@ def prepare(folder: Path, examples: Examples, settings: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / IDENTITY).exists():
             if any(folder.iterdir()):
-                raise FunnelcastError(f"{folder} is not empty and no evaluation; give a new --out")
+                raise FunnelcastError(f"{folder} is not empty and no run of this kind; give a new --out")
             write_whole(folder / IDENTITY, msgspec.json.encode(mine))
         theirs = msgspec.json.decode((folder / IDENTITY).read_bytes())
     except OSError as error:
@@ -63,7 +64,7 @@ def prepare(folder: Path, examples: Examples, settings: dict[str, Any]) -> None:
         raise FunnelcastError(f"{folder / IDENTITY} is damaged ({error}); give a new --out") from None
     if differs := [name for name in mine if theirs.get(name) != mine[name]]:
         raise FunnelcastError(
-            f"{folder} is of an evaluation with other {', '.join(differs)}; give those again, or another --out"
+            f"{folder} is of a run with other {', '.join(differs)}; give those again, or another --out"
         )
 
 
@@ -79,7 +80,7 @@ def run_all(folder: Path, splits: Sequence[Split], plan: Plan) -> None:
 
 def run_one(split: Split, name: str, plan: Plan) -> Done:
     """Fit and calibrate a contender on the past, then ask it about the test."""
-    started, model = time.process_time(), contender(name, plan.settings, plan.epochs)
+    started, model = time.process_time(), contender(name, plan.settings, plan.epochs, plan.trees)
     model.fit(split.past, split.train, split.validation, plan.progress)
     held = known_rows(split.past, split.validation)
     calibration = fit_calibration(
@@ -112,8 +113,13 @@ def save(path: Path, done: Done) -> None:
 
 
 def load(folder: Path, split: Split, name: str) -> Done:
+    """Read what a contender said on a split."""
+    return read(file_of(folder, split, name))
+
+
+def read(path: Path) -> Done:
     """Read what `save` wrote."""
-    with np.load(file_of(folder, split, name), allow_pickle=False) as arrays:
+    with np.load(path, allow_pickle=False) as arrays:
         facts: dict[str, Any] = msgspec.json.decode(arrays["facts"].item())
         return Done(Answers(*(arrays[field] for field in Answers._fields)), facts)
 

@@ -22,6 +22,7 @@ from model.datasets import Log, add_log_arguments, log_from_args
 from model.offline.output import check_suffix, merge, open_writer
 from model.offline.parts import score_shards
 from model.offline.shards import divide
+from model.options import at_least
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the scores").add_argument
     add("--out", type=Path, required=True, metavar="FILE", help="where to write them: .csv or .parquet")
     add("--bundle", type=Path, default=SHIPPED, metavar="DIR", help="default: the bundle that ships")
-    add("--processes", type=_count, default=len(os.sched_getaffinity(0)), metavar="N", help="default: one per core")
+    add(
+        "--processes", type=at_least(1), default=len(os.sched_getaffinity(0)), metavar="N", help="default: one per core"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -70,10 +73,3 @@ def score(log: Log, folder: Path, arguments: argparse.Namespace) -> None:
     os.replace(temporary, out)
     seconds = time.monotonic() - started
     print(f"{written:,} lines written to {out} in {seconds:.1f} s ({shards.events / seconds:,.0f} events/s)")
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value

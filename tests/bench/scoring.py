@@ -1,56 +1,61 @@
-"""Events/s of scoring on one thread: hot state next to what else would do it; the last line is one JSON object.
+"""Events/s of scoring on one thread: hot state next to what else would do it.
 
 Hot state, cached keys and LSTM score one new row per user from a pool of states: gather and scatter included, slots
 drawn at random from a pool too large for the processor's caches. The others score a user's whole sequence again for
 each new row. All have the row embedding and heads of the shipped model; decode, fold, padding and calibration are in
 none. Times are CPU time of this process; systems take turns in every round, so that a ratio is of one moment.
+Progress is on stderr, the last line of stdout is one JSON object.
 
-    python tests/bench/scoring.py [--rounds 5] [--seconds 0.2]
+    python -m tests.bench.scoring [--rounds 5] [--seconds 0.2]     (about 4 minutes)
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import psutil
 import torch
 
-ROOT = Path(__file__).parent.parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+from export.parity import Arrays, random_inputs, session
+from export.step import state_of
+from export.to_onnx import INPUTS, ROW, STEP_OUTPUTS, export_onnx, export_step
+from model.contract.bundle import MODEL, SHIPPED, STEP
+from model.contract.pool import Pool
+from model.reformer import TIERS, ClickModel, ReformerConfig, Rows, load_config
+from tests.bench.measure import Figures, options, publish, say
+from tests.bench.scoring_rivals import (
+    HIDDEN,
+    LAYERS,
+    LSTM_OUTPUTS,
+    export_full_attention,
+    export_lstm,
+    library_reformer,
+)
 
-from scoring_rivals import HIDDEN, LAYERS, LSTM_OUTPUTS, export_full_attention, export_lstm, library_reformer  # noqa: E402
-
-from export.parity import Arrays, random_inputs, session  # noqa: E402
-from export.step import state_of  # noqa: E402
-from export.to_onnx import INPUTS, ROW, STEP_OUTPUTS, export_onnx, export_step  # noqa: E402
-from model.contract.bundle import MODEL, SHIPPED, STEP  # noqa: E402
-from model.contract.pool import Pool  # noqa: E402
-from model.reformer import TIERS, ClickModel, ReformerConfig, Rows, load_config  # noqa: E402
-
+PACKAGES = ("onnxruntime", "torch", "reformer-pytorch", "numpy", "numba")
 LENGTHS = (64, 512, 2048)
 BATCHES = (1, 8, 32, 128, 512)
 POOL_BYTES = 256 << 20
-INCLUDES = {
-    "hot_state": "step.onnx of the shipped bundle: pool gather, graph, scatter",
-    "hot_state_base": "the same of tier base, random weights",
-    "lstm": f"{LAYERS} layers of {HIDDEN} in onnxruntime: state gather, graph, scatter",
-    "full_attention_cached": "the step graph with one ring of L keys and values: gather, graph, scatter",
-    "whole_sequence": "model.onnx of the shipped bundle, its final state included",
-    "full_attention": "whole sequences, the same fused weights and runtime",
-    "library_reformer": "reformer-pytorch's own LSH attention in torch, the same rounds, chunks of 32",
-}
+TITLES_AND_INCLUDES = {
+    "hot_state": ("Hot state", "step.onnx of the shipped bundle: pool gather, graph, scatter"),
+    "hot_state_base": ("Hot state, tier base", "the same of tier base (dim 128, depth 4), random weights"),
+    "lstm": ("LSTM step", f"{LAYERS} layers of {HIDDEN} in onnxruntime: state gather, graph, scatter"),
+    "full_attention_cached": (
+        "Full attention, cached keys", "the step graph with one ring of L keys and values: gather, graph, scatter",
+    ),
+    "whole_sequence": ("Whole sequence", "model.onnx of the shipped bundle, its final state included"),
+    "full_attention": ("Full attention", "whole sequences, the same fused weights and runtime"),
+    "library_reformer": (
+        "reformer-pytorch", "its own LSH attention in torch, whole sequences, the same rounds, chunks of 32",
+    ),
+}  # fmt: skip
 
 
 class Case(NamedTuple):
@@ -188,48 +193,47 @@ def ratios(rates: list[dict[tuple[str, int | None, int], float]]) -> dict[str, f
     }
 
 
-def machine_seconds() -> float:
-    """Return CPU seconds that the whole machine has spent."""
-    fields = Path("/proc/stat").read_text().split("\n")[0].split()[1:]
-    busy = sum(int(field) for field in fields[:8]) - int(fields[3]) - int(fields[4])
-    return busy / os.sysconf("SC_CLK_TCK")
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().split("\n")
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each system, in turn (default 5)")
-    parser.add_argument("--seconds", type=float, default=0.2, help="CPU time of one measurement (default 0.2)")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+def measured(args: Any) -> tuple[list[dict[tuple[str, int | None, int], float]], float]:
+    """Return the rates of each round, and how many CPUs other programs used meanwhile."""
     rates: list[dict[tuple[str, int | None, int], float]] = []
     with tempfile.TemporaryDirectory(prefix="funnelcast-bench-") as folder:
         every = list(cases(Path(folder)))
-        started, spent, machine = time.monotonic(), time.process_time(), machine_seconds()
+        started, mine, machine = time.monotonic(), time.process_time(), busy_seconds()
         for number in range(args.rounds):
             rates.append({case[:3]: rate(case, args.seconds) for case in every})
-            print(f"round {number + 1} of {args.rounds}, {time.monotonic() - started:.0f} s", flush=True)
-        others = machine_seconds() - machine - (time.process_time() - spent)
-    report: dict[str, Any] = {name: {"includes": text, "figures": []} for name, text in INCLUDES.items()}
+            say(f"round {number + 1} of {args.rounds}, {time.monotonic() - started:.0f} s")
+        others = busy_seconds() - machine - (time.process_time() - mine)
+    return rates, others / (time.monotonic() - started)
+
+
+def busy_seconds() -> float:
+    """Return CPU seconds that the whole machine has spent."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq)
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each system, in turn (default 5)")
+    parser.add_argument("--seconds", type=float, default=0.2, help="CPU time of one measurement (default 0.2)")
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds, args.seconds = 1, 0.01
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    rates, others = measured(args)
+    systems: Figures = {
+        name: {"title": title, "includes": text, "figures": []} for name, (title, text) in TITLES_AND_INCLUDES.items()
+    }
     for system, length, batch in rates[0]:
         found = sorted(one[system, length, batch] for one in rates)
-        report[system]["figures"].append({
+        systems[system]["figures"].append({
             "history": length, "batch": batch, "events_per_second": round(statistics.median(found)),
             "events_per_second_min_max": [round(found[0]), round(found[-1])],
-            "microseconds_per_event": round(1e6 / statistics.median(found), 2),
+            "us_per_event": round(1e6 / statistics.median(found), 2),
         })  # fmt: skip
-        print(system, report[system]["figures"][-1])
-    report["ratios"] = ratios(rates)
-    report["machine"] = {
-        "processor": processor(), "cpus": os.cpu_count(), "threads_used": 1, "rounds": args.rounds,
-        "cpus_used_by_others": round(others / (time.monotonic() - started), 2), "python": platform.python_version(),
-        **{name: version(name) for name in ("onnxruntime", "torch", "reformer-pytorch", "numpy", "numba")},
-    }  # fmt: skip
-    print(json.dumps(report))
+    found = {"systems": systems, "ratios": ratios(rates), "threads": 1, "other_cpu_share": round(others, 2)}
+    publish("scoring", args, PACKAGES, found | {"minutes": round((time.monotonic() - started) / 60, 1)})
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import yaml
 
 from model.contract.events import TYPES, ClickEvent
 from model.contract.stages import STAGES
+from tests.support.plain_records import records_of
 from worker.campaigns import Campaign
 from worker.policy import Decision, Outcome
 from worker.records import Answers, Encoder, Model, Source
@@ -78,7 +79,7 @@ def test_stage_probabilities_fit_their_schema(with_model: bool) -> None:
         next_type=np.full((n, 20), 0.05, "f4") if with_model else None,
         degraded=np.array([False, False, True]),
     )
-    for _, value, _ in ENCODER.stage_probabilities(answers):
+    for _, value, _ in records_of(ENCODER.stage_probabilities(answers, 4)):
         check("StageProbability", msgspec.json.decode(value))
 
 

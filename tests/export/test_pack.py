@@ -74,8 +74,9 @@ def test_a_network_that_has_no_graph_is_refused_by_its_name(tmp_path: Path, chec
 
 
 def test_provenance_names_the_source_and_the_sha256_of_every_file(tmp_path: Path, checkpoint: Path) -> None:
-    bundle, *_ = pack(checkpoint, tmp_path / "bundle", name="renamed")
+    bundle, *_ = pack(checkpoint, tmp_path / "bundle", name="renamed", gate={"users": 7})
     told = bundle.provenance
+    assert told["gate"] == {"users": 7}
     assert told["name"] == "renamed"
     assert told["data"] == {"fingerprint": "abc"}
     assert told["training"] == {"seed": 1}

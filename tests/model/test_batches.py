@@ -63,3 +63,9 @@ def test_batches_keep_every_segment_and_stay_within_the_padded_rows() -> None:
         grouped = batches(cut, 200, draw)
         assert sorted(part for group in grouped for part in group) == cut
         assert all(max(part.end for part in group) * len(group) <= 200 for group in grouped)
+
+
+def test_of_rows_before_a_moment_no_next_event_is_asked() -> None:
+    data = examples(5, 9)
+    batch = collate(data, segments(data, [0]), since_ms=3)
+    assert batch.next_type[0].tolist() == [NOTHING_NEXT] * 3 + [int(data.type[4]), NOTHING_NEXT]

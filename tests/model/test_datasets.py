@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from model.contract.events import ClickEvent
 from model.contract.sequence import Sequences, default_rules
-from model.datasets import Reason, event_time_order, read_columns, read_log
+from model.datasets import LogOptions, Reason, event_time_order, read_columns, read_log
 from tests.support.logs import clicks, is_accounted_for, write
 
 ROOT = Path(__file__).parents[2]
@@ -256,3 +256,13 @@ def test_the_real_jdata_log_loses_its_exact_duplicates_only() -> None:
     log = read_log(path)
     assert len(clicks(log)) == len(set(rows))
     assert log.problems.counts == {Reason.DUPLICATE: len(rows) - len(set(rows))}
+
+
+def test_where_keeps_the_rows_whose_field_matches_and_counts_the_others(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "user_id,event,timestamp,category\na,click,1000,41\nb,click,2000,5\nc,order,3000,4\nd,click,4000,\n"
+    )
+    log = read_log(path, options=LogOptions(where={"category": ("4*", "5"), "event": ("click",)}))
+    assert [event.user_id for event in clicks(log)] == ["a", "b"]
+    assert log.problems.counts == {Reason.LEFT_OUT: 2}
+    assert is_accounted_for(log)

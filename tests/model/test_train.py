@@ -10,6 +10,7 @@ import torch
 
 from model import train
 from model.checkpoint import read_checkpoint
+from model.contract.bundle import SHIPPED
 from model.contract.errors import FunnelcastError
 from model.contract.stages import STAGES
 from model.reformer import WEIGHTS
@@ -160,3 +161,41 @@ def test_unwritable_output_is_refused(tmp_path: Path, log: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FunnelcastError, match="cannot write to"):
         run(log, tmp_path / "file" / "run")
+
+
+def test_training_goes_on_from_a_checkpoint_with_its_seed_and_remembers_where_it_came_from(
+    tmp_path: Path, log: Path
+) -> None:
+    first = run(log, tmp_path / "a", "--epochs", "2", "--seed", "5", "--horizon-hours", "12")
+    later = ("--from", str(tmp_path / "a"), "--since", "2017-11-26T00:00")
+    second = run(log, tmp_path / "b", *later, "--epochs", "2")
+    assert not same(first, second)
+    _, told = read_checkpoint(tmp_path / "b")
+    assert told.training["settings"]["seed"] == 5
+    assert told.training["settings"]["since_ms"] == 1_511_654_400_000
+    assert told.training["from"]["name"] == "a"
+    assert told.contract.horizon_ms == 12 * 3_600_000
+    assert "start" in json.loads((tmp_path / "b" / "metrics.json").read_text())
+    run(log, tmp_path / "parts", *later, "--epochs", "1")
+    assert same(second, run(log, tmp_path / "parts", *later, "--epochs", "2", "--resume"))
+    with pytest.raises(FunnelcastError, match="other settings or another log"):
+        run(log, tmp_path / "parts", *later[:2], "--since", "2017-11-27", "--resume")
+
+
+def test_from_time_on_rows_before_are_history_only(tmp_path: Path, log: Path) -> None:
+    run(log, tmp_path / "a", "--epochs", "1")
+    with pytest.raises(FunnelcastError, match="expected some; use a longer log"):
+        run(log, tmp_path / "b", "--from", str(tmp_path / "a"), "--since", "2030-01-01")
+
+
+def test_what_the_checkpoint_decides_cannot_be_asked_for(tmp_path: Path, log: Path) -> None:
+    run(log, tmp_path / "a", "--epochs", "1")
+    with pytest.raises(FunnelcastError, match="found --horizon-hours with --from"):
+        run(log, tmp_path / "b", "--from", str(tmp_path / "a"), "--horizon-hours", "3")
+    assert not (tmp_path / "b").exists()
+
+
+def test_training_goes_on_from_the_weights_inside_a_bundle(tmp_path: Path, log: Path) -> None:
+    run(log, tmp_path / "a", "--from", str(SHIPPED), "--epochs", "1")
+    _, told = read_checkpoint(tmp_path / "a")
+    assert told.training["from"]["name"] == "taobao-small"

@@ -54,9 +54,9 @@ def request(name: int, users: int = 1) -> Inputs:
 class Bench:
     """A batcher with hand-driven parts."""
 
-    def __init__(self, batch_size: int = 4, wait_seconds: float = WAIT_SECONDS) -> None:
+    def __init__(self, batch_size: int = 4, wait_seconds: float = WAIT_SECONDS, limits: Limits | None = None) -> None:
         self.scorer, self.executor, self.metrics = FakeScorer(), HandExecutor(), Metrics()
-        limits = Limits(batch_size, wait_seconds, WAITING_USERS, LEISURE_SECONDS)
+        limits = limits or Limits(batch_size, wait_seconds, WAITING_USERS, LEISURE_SECONDS)
         self.batcher = Batcher(self.scorer, limits, self.metrics, self.executor)
 
     async def ask(self, name: int, users: int = 1) -> asyncio.Task[Scores]:
@@ -336,3 +336,38 @@ def test_the_outcome_of_a_piece_is_told_before_its_scores_are_and_so_is_its_canc
         assert told[2:] == [(3, False)]
 
     play(story)
+
+
+def test_too_many_waiting_users_are_answered_with_base_rates_where_that_is_the_policy() -> None:
+    async def story() -> None:
+        rates = np.linspace(0, 1, 12, dtype="f4").reshape(2, 6)
+        bench = Bench(limits=Limits(1, 0.0, 2, LEISURE_SECONDS, rates))
+        assert bench.batcher.shed(3) is None
+        for name in (1, 2, 3):
+            await bench.ask(name)
+        await asyncio.wait_for(bench.batcher.room(), 1)  # nobody waits for it
+        scores = bench.batcher.shed(3)
+        assert scores is not None
+        assert (scores.result().reach == rates).all()
+        assert scores.result().degraded.tolist() == [True] * 3
+        assert not scores.result().next_type.any()
+        assert bench.value("funnelcast_answers_shed_total") == 3
+        await bench.finish()
+        assert bench.batcher.shed(1) is None
+
+    play(story)
+
+
+def test_what_waits_longer_than_the_latency_target_is_too_much_where_base_rates_are_the_policy() -> None:
+    async def story(rates: np.ndarray | None) -> None:
+        bench = Bench(limits=Limits(1, 0.0, WAITING_USERS, 3.0, rates))
+        await bench.ask(0)
+        await asyncio.sleep(1)
+        await bench.finish()  # a user takes a second
+        for name in range(1, 6):
+            assert bench.batcher.shed(1) is None
+            await bench.ask(name)
+        assert (bench.batcher.shed(1) is not None) == (rates is not None)
+
+    play(lambda: story(np.zeros((2, 6), "f4")))
+    play(lambda: story(None))

@@ -80,7 +80,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
     assert COMMANDS[name].help in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("name", ["topics", "worker", "replay", "watch", "score"])
+@pytest.mark.parametrize("name", ["topics", "worker", "replay", "watch", "score", "simulate"])
 def test_what_runs_beside_the_broker_needs_no_torch(name: str) -> None:
     script = f"""
 import sys

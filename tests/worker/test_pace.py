@@ -38,3 +38,15 @@ def test_the_pace_follows_a_change_of_the_service_time() -> None:
     for _ in range(60):
         pace.ran(10, 10 * 0.001)
     assert pace.size() == pytest.approx(SHARE * 0.1 / 2 / 0.001, abs=1)
+
+
+def test_where_the_fixed_cost_alone_is_too_much_micro_batches_do_not_shrink_below_its_worth() -> None:
+    pace = Pace(size=64, wait_seconds=0.005, target_seconds=0.1, fixed_units=28)
+    pace.ran(64, (28 + 64) * 20e-6)
+    assert pace.size() == 64
+    for _ in range(100):
+        pace.ran(pace.size(), (28 + pace.size()) * 500e-6)  # the machine is busy: everything takes 25 times as long
+    assert pace.size() == 28
+    for _ in range(100):
+        pace.ran(pace.size(), (28 + pace.size()) * 200e-6)
+    assert pace.size() == pytest.approx(SHARE * 0.1 / 2 / 200e-6 - 28, abs=1)

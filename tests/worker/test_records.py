@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +12,10 @@ from hypothesis import strategies as st
 
 from model.contract.events import TYPE_CODE, TYPES
 from model.contract.stages import STAGES, Stage
+from tests.support.plain_records import plain_records, records_of
 from worker.campaigns import Campaign
 from worker.policy import Decision, Outcome
-from worker.records import NO_MODEL, Answers, Encoder, Model, Output, Source, decimals, rfc3339
+from worker.records import BATCH_BYTES, NO_MODEL, Answers, Encoder, Header, Model, Output, Source
 
 SOURCE = Source("funnelcast", "clickstream", 3)
 MODEL = Model("taobao-small", "1", "ab12cd34" * 8)
@@ -49,6 +49,10 @@ def answers(rows: int = 1, **changes: Any) -> Answers:
     return base._replace(**changes)
 
 
+def written(encoder: Encoder, some: Answers) -> list[Output]:
+    return records_of(encoder.stage_probabilities(some, TIME_MS))
+
+
 def value_of(output: Output) -> dict[str, Any]:
     assert output[1] is not None
     value: dict[str, Any] = json.loads(output[1])
@@ -59,7 +63,7 @@ def test_a_stage_probability_record_says_all_that_the_answer_holds() -> None:
     given_ = answers()
     assert given_.reach is not None
     assert given_.next_type is not None
-    ((key, value, headers),) = ENCODER.stage_probabilities(given_)
+    ((key, value, headers),) = written(ENCODER, given_)
     body = value_of((key, value, headers))
     assert key == b"u0"
     assert list(body) == [
@@ -85,7 +89,7 @@ def test_a_stage_probability_record_says_all_that_the_answer_holds() -> None:
 
 
 def test_the_headers_are_a_cloud_event_in_binary_mode() -> None:
-    (_, _, headers) = ENCODER.stage_probabilities(answers())[0]
+    (_, _, headers) = written(ENCODER, answers())[0]
     assert dict(headers) == {
         "ce_specversion": b"1.0",
         "ce_id": b"ab12cd34-3-100",
@@ -101,7 +105,7 @@ def test_the_headers_are_a_cloud_event_in_binary_mode() -> None:
 
 def test_a_session_end_is_known_by_its_user_and_time() -> None:
     end = answers(offset=np.array([-1]), arrival_time=np.array([-1]), type=np.array([TYPE_CODE["session_end"]], "u1"))
-    output = ENCODER.stage_probabilities(end)[0]
+    output = written(ENCODER, end)[0]
     assert value_of(output)["id"] == f"ab12cd34-u0-end-{TIME_MS}"
     assert dict(output[2])["ce_id"] == f"ab12cd34-u0-end-{TIME_MS}".encode()
     assert value_of(output)["arrival_time"] is None
@@ -109,11 +113,11 @@ def test_a_session_end_is_known_by_its_user_and_time() -> None:
 
 
 def test_a_missing_category_is_null() -> None:
-    assert value_of(ENCODER.stage_probabilities(answers(category=[None]))[0])["category"] is None
+    assert value_of(written(ENCODER, answers(category=[None]))[0])["category"] is None
 
 
 def test_without_a_model_there_are_no_probabilities() -> None:
-    body = value_of(Encoder(SOURCE, NO_MODEL).stage_probabilities(answers(reach=None, next_type=None))[0])
+    body = value_of(written(Encoder(SOURCE, NO_MODEL), answers(reach=None, next_type=None))[0])
     assert body["id"] == "none-3-100"
     assert body["category_probabilities"] == body["user_probabilities"] == body["next_event"] == {}
     assert body["model"] == {"name": "none", "version": "", "sha256": ""}
@@ -123,13 +127,13 @@ def test_a_degraded_answer_names_no_next_event() -> None:
     found = answers(2, degraded=np.array([True, False]))
     assert found.next_type is not None
     found.next_type[0] = 0
-    first, second = map(value_of, ENCODER.stage_probabilities(found))
+    first, second = map(value_of, written(ENCODER, found))
     assert (first["degraded"], first["next_event"]) == (True, {})
     assert (second["degraded"], len(second["next_event"])) == (False, 3)
 
 
 def test_an_empty_block_gives_no_records() -> None:
-    assert ENCODER.stage_probabilities(answers(0)) == []
+    assert written(ENCODER, answers(0)) == []
 
 
 @settings(max_examples=200, deadline=None)
@@ -143,34 +147,69 @@ def test_any_user_category_and_model_name_is_escaped(user: str, category: str | 
         category=[category and category.encode()],
         offset=np.array([-1 if ends else 7]),
     )
-    output = encoder.stage_probabilities(one)[0]
+    output = written(encoder, one)[0]
     body = value_of(output)
     assert (body["user_id"], body["category"]) == (user, category)
     assert body["model"] == {"name": name, "version": "100%d", "sha256": ""}
     assert dict(output[2])["ce_id"].decode() == body["id"]
 
 
-@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=50))
-def test_probabilities_are_written_with_six_digits(values: list[float]) -> None:
-    texts = [bytes(row).decode() for row in decimals(np.array(values, "f4"))]
-    assert texts == [f"{round(value, 6):.6f}" for value in values]
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.text(min_size=1, max_size=30), st.none() | st.text(max_size=30), st.integers(-1, 2**62),
+            st.integers(0, 2**43 - 1), st.integers(-1, 2**43), st.integers(0, len(TYPES) - 1), st.integers(0, 5),
+            st.lists(st.floats(0, 1, width=32), min_size=32, max_size=32), st.booleans(),
+        ),
+        max_size=9,
+    ),
+    st.booleans(),
+    st.sampled_from([(), (("traceparent", b"00-1-2-01"),)]),
+    st.text(max_size=9),
+)  # fmt: skip
+def test_every_byte_is_what_the_plain_description_says(
+    rows: list[Any], scored: bool, context: tuple[Header, ...], name: str
+) -> None:
+    columns: list[Any] = [list(column) for column in zip(*rows, strict=True)] or [[]] * 9
+    numbers = np.array(columns[7], "f4").reshape(-1, 32)
+    some = Answers(
+        keys=[user.encode() for user in columns[0]],
+        category=[None if category is None else category.encode() for category in columns[1]],
+        offset=np.array(columns[2], "i8"),
+        event_time=np.array(columns[3], "i8"),
+        arrival_time=np.array(columns[4], "i8"),
+        type=np.array(columns[5], "u1"),
+        user_stage=np.array(columns[6], "u1"),
+        sequence_length=np.arange(1, len(rows) + 1),
+        reach=numbers[:, :12].reshape(-1, 2, 6) if scored else None,
+        next_type=numbers[:, 12:] if scored else None,
+        degraded=np.array(columns[8], bool),
+    )
+    model = MODEL._replace(name=name, sha256=MODEL.sha256 if scored else "")
+    found = records_of(Encoder(SOURCE, model).stage_probabilities(some, TIME_MS, context))
+    assert found == plain_records(SOURCE, model, some, context)
 
 
-@given(st.lists(st.integers(0, 2**43 - 1), max_size=20))
-def test_times_are_written_as_rfc_3339(times: list[int]) -> None:
-    expected = [
-        datetime.fromtimestamp(time // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{time % 1000:03d}Z"
-        for time in times
-    ]
-    assert [text.decode() for text in rfc3339(np.array(times, "i8"))] == expected
+def test_more_than_a_batch_holds_goes_into_several_and_a_giant_record_into_its_own() -> None:
+    name = b"c" * 5_000
+    many = answers(300, category=[name] * 300)
+    batches = list(ENCODER.stage_probabilities(many, TIME_MS))
+    assert len(batches) > 2
+    assert all(BATCH_BYTES - 7_000 < batch.size() <= BATCH_BYTES for batch in batches[:-1])
+    assert records_of(batches) == plain_records(SOURCE, MODEL, many)
+    giant = answers(3, category=[b"c", b"\x01" * BATCH_BYTES, b"c"])
+    batches = list(ENCODER.stage_probabilities(giant, TIME_MS))
+    assert [batch.record_count() for batch in batches] == [1, 1, 1]
+    assert records_of(batches) == plain_records(SOURCE, MODEL, giant)
 
 
 def test_the_same_answers_give_the_same_records_however_they_are_cut() -> None:
     whole = answers(20)
     columns: list[Any] = list(whole)
     pieces = [Answers(*(column[first : first + 7] for column in columns)) for first in range(0, 20, 7)]
-    outputs = [output for piece in pieces for output in ENCODER.stage_probabilities(piece)]
-    assert outputs == ENCODER.stage_probabilities(whole)
+    outputs = [output for piece in pieces for output in written(ENCODER, piece)]
+    assert outputs == written(ENCODER, whole)
 
 
 def test_a_trigger_says_why_it_fired_and_when_it_expires() -> None:

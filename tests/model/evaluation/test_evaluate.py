@@ -183,7 +183,7 @@ def test_a_directory_of_another_evaluation_or_of_something_else_is_refused(tmp_p
         runs.prepare(tmp_path / "run", examples(41), {"seed": 0})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes").write_text("")
-    with pytest.raises(FunnelcastError, match="not empty and no evaluation"):
+    with pytest.raises(FunnelcastError, match="not empty and no run of this kind"):
         runs.prepare(tmp_path / "mine", data, {})
     with pytest.raises(FunnelcastError, match="cannot write to"):
         runs.prepare(tmp_path / "mine" / "notes" / "run", data, {})

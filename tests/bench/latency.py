@@ -1,0 +1,253 @@
+"""From the producer's time of a click to a consumer that has its answer, under load; with the shipped model.
+
+First a backlog is drained with the model on: that is the sustained rate. Then clicks come live, at 10 to 100 % of it,
+to the same worker, and a read_committed reader notes when it sees each answer; a read_uncommitted reader beside it
+shows how far ahead it is. Kafka Streams, and our worker without a model, get the same load with no model. Producer and
+readers are processes of their own on the same cores; times are of one clock, to the millisecond.
+Progress is on stderr, the last line of stdout is one JSON object.
+
+    python -m tests.bench.latency [--loads 10,50,100] [--seconds 8]     (about 8 minutes)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deploy.kafka.local_kafka import LocalKafka
+from tests.bench.measure import ROOT, Figures, Program, Unable, Watch, between, options, percentiles, publish, say, tree
+from tests.bench.systems import KAFKA_STREAMS, KAFKA_STREAMS_EXACTLY_ONCE, OURS, Place, System, metrics, ours_with_model
+from tests.bench.traffic import DAY_MS, Topics, clicks, fill
+
+PACKAGES = ("faust-streaming", "aiokafka", "onnxruntime", "numba", "numpy", "confluent-kafka")
+DRAIN_SECONDS, CATCH_UP_SECONDS = 180.0, 20.0
+MODEL = replace(
+    OURS, name="funnelcast_model", title="Funnelcast, shipped model", start=ours_with_model,
+    includes=OURS.includes + "; the shipped bundle from hot state, campaigns, default settings",
+)  # fmt: skip
+SYSTEMS = {system.name: system for system in (MODEL, OURS, KAFKA_STREAMS, KAFKA_STREAMS_EXACTLY_ONCE)}
+ISOLATIONS = ("read_committed", "read_uncommitted")
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A system that has drained its backlog and is ready for clicks."""
+
+    system: System
+    place: Place
+    watch: Watch
+    args: argparse.Namespace
+
+
+class Seen(NamedTuple):
+    """What a reader noted; ascending by place."""
+
+    place: Any
+    arrival: Any  # ms
+    seen: Any  # ms
+
+
+class Phase(NamedTuple):
+    """One load: what the producer did, and the CPU meanwhile."""
+
+    load: int  # percent
+    sent: Figures
+    used: Figures
+
+
+def drained(live: Live, total: int, seconds: float) -> bool:
+    """Wait until so many clicks are answered; tell whether they are."""
+    deadline = time.monotonic() + seconds
+    while live.watch.progress() < total:
+        live.watch.program.alive()
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def phases(live: Live, rate: float) -> list[Phase]:
+    """Send clicks at each load in turn, and let the system catch up in between, if it can."""
+    done, total = [], live.args.events
+    for load in live.args.loads:
+        seconds = live.args.settle + live.args.seconds
+        command = [
+            sys.executable,
+            "-m",
+            "tests.bench.pace",
+            "--broker",
+            live.place.broker,
+            "--topic",
+            live.place.clicks,
+        ]
+        command += ["--users", str(live.args.users), "--rate", str(rate * load / 100), "--seconds", str(seconds)]
+        first = live.watch.look()
+        ran = subprocess.run([*command, "--seed", str(load)], cwd=ROOT, check=True, capture_output=True, text=True)
+        live.watch.program.alive()
+        done.append(Phase(load, json.loads(ran.stdout), between(first, live.watch.look())))
+        say(f"{live.system.name} at {load} %: {ran.stdout.strip()}")
+        total += done[-1].sent["sent"]
+        if not drained(live, total, CATCH_UP_SECONDS):
+            say(f"{live.system.name} did not catch up within {CATCH_UP_SECONDS:.0f} s: no higher load")
+            break
+        time.sleep(live.args.rest)
+    return done
+
+
+def readers(live: Live, folder: Path, stack: ExitStack) -> dict[str, Program]:
+    """Start a reader of each kind and wait until they are at the end of the topic."""
+    field, started = "arrival_time" if live.system.groups else "event_time", {}
+    for isolation in ISOLATIONS:
+        out = folder / f"{live.place.tag}-{isolation}.npz"
+        command = [sys.executable, "-m", "tests.bench.reader", "--broker", live.place.broker]
+        command += ["--topic", live.place.answers, "--isolation", isolation, "--field", field, "--out", str(out)]
+        started[isolation] = stack.enter_context(Program(command, {}, out.with_suffix(".log")))
+        while not out.with_suffix(".ready").exists():
+            started[isolation].alive()
+            time.sleep(0.05)
+    return started
+
+
+def noted(live: Live, folder: Path, isolation: str) -> Seen:
+    with np.load(folder / f"{live.place.tag}-{isolation}.npz") as found:
+        order = np.argsort(found["place"])
+        return Seen(*(found[name][order] for name in Seen._fields))
+
+
+def figures(phase: Phase, committed: Seen, uncommitted: Seen, settle: float) -> Figures:
+    """Return the latencies of the clicks that came after the load had settled."""
+    first, last = (phase.sent["from"] + settle) * 1000, phase.sent["to"] * 1000
+    asked = (committed.arrival >= first) & (committed.arrival < last)
+    if not asked.any():
+        raise Unable(f"at {phase.load} % of the load no answer was seen")
+    answered = (committed.arrival >= int(phase.sent["from"] * 1000)) & (committed.arrival <= last)
+    waits = committed.seen[asked] - committed.arrival[asked]
+    _, one, other = np.intersect1d(committed.place[asked], uncommitted.place, assume_unique=True, return_indices=True)
+    ahead = committed.seen[asked][one] - uncommitted.seen[other]
+    seconds = (last - first) / 1000
+    return {
+        "load_percent": phase.load,
+        "events_per_second": round(phase.sent["sent"] / (phase.sent["to"] - phase.sent["from"])),
+        "answers_per_second": round(float(asked.sum()) / seconds),
+        **percentiles(waits),
+        "uncommitted": percentiles(uncommitted.seen[other] - uncommitted.arrival[other]),
+        "uncommitted_ahead": percentiles(ahead),
+        "unanswered": phase.sent["sent"] - int(answered.sum()),
+        "waiting_at_end": int((committed.seen[asked] > last + 100).sum()),
+        "producer_late_ms": phase.sent["late_ms"],
+        "used": phase.used,
+    }
+
+
+def serve(system: System, place: Place, rate: float | None, args: argparse.Namespace) -> Figures:
+    """Drain a backlog, then measure each load; the loads are shares of `rate`, else of the rate found here."""
+    topics = Topics(place.broker)
+    topics.create(place.clicks)
+    now_ms = int(time.time() * 1000)
+    fill(place.broker, place.clicks, clicks(args.events, args.users, now_ms - DAY_MS, DAY_MS))
+    brokers, found = frozenset(process.pid for process in tree(os.getpid())[1:]), {}
+    try:
+        with system.start(place, topics) as program, ExitStack() as stack:
+            live = Live(system, place, Watch(program, system.progress(place, topics), brokers), args)
+            if rate is None:
+                found["sustained"] = live.watch.window(args.warm, args.drain_seconds, args.events)
+                rate = found["sustained"]["events_per_second"]
+            if not drained(live, args.events, DRAIN_SECONDS):
+                raise Unable(f"the backlog was not drained within {DRAIN_SECONDS:.0f} s")
+            if system is MODEL:
+                found["hot_state_hit_share"] = hot_share(program)
+            say(f"{system.name} drained its backlog: {found}")
+            started = readers(live, place.folder, stack)
+            done = phases(live, rate)
+            for reader in started.values():
+                reader.stop()
+            found["rss_mb"] = round(program.rss_bytes() / 1e6)
+        seen = [noted(live, place.folder, isolation) for isolation in ISOLATIONS]
+        loads = [figures(phase, *seen, args.settle) for phase in done]
+        return found | {"loads": loads}
+    finally:
+        topics.delete(place.tag)
+
+
+def crowd(place: Place, args: argparse.Namespace) -> Figures:
+    """Measure the sustained rate where there are more users than the pool has room for."""
+    topics = Topics(place.broker)
+    topics.create(place.clicks)
+    now_ms = int(time.time() * 1000)
+    fill(place.broker, place.clicks, clicks(args.events, args.crowd, now_ms - DAY_MS, DAY_MS))
+    try:
+        with MODEL.start(place, topics) as program:
+            watch = Watch(program, MODEL.progress(place, topics))
+            found = watch.window(args.warm, args.drain_seconds, args.events)
+            return {"users": args.crowd, **found, "hot_state_hit_share": hot_share(program)}
+    finally:
+        topics.delete(place.tag)
+
+
+def hot_share(program: Program) -> float:
+    """Return the share of users of a block whose hot state was there."""
+    found = metrics(program)
+    hits, misses = (found[f"funnelcast_hot_state_{name}_total"] for name in ("hits", "misses"))
+    return round(hits / (hits + misses), 4)
+
+
+def measured(args: argparse.Namespace, broker: str, folder: Path) -> Figures:
+    """Measure all systems at the loads that the first one found."""
+    systems: dict[str, Figures] = {}
+    rate = args.rate
+    for name in args.systems:
+        system, tag = SYSTEMS[name], f"{name.replace('_', '-')}-{os.getpid()}"
+        systems[name] = {"title": system.title, "includes": system.includes}
+        try:
+            systems[name] |= serve(system, Place(broker, f"{tag}-clicks", tag, folder), rate, args)
+            rate = systems[name]["sustained"]["events_per_second"] if rate is None else rate
+            if system is MODEL and args.crowd:
+                tag = f"crowd-{os.getpid()}"
+                systems[name]["crowd"] = crowd(Place(broker, f"{tag}-clicks", tag, folder), args)
+                say(f"with {args.crowd:,} users: {systems[name]['crowd']}")
+        except Unable as reason:
+            systems[name]["could_not_run"] = str(reason)
+            say(f"{name} could not run: {reason}")
+    return {"systems": systems, "sustained_events_per_second": rate}
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--events", type=int, default=300_000, help="size of the backlog (default 300,000)")
+    parser.add_argument("--users", type=int, default=2_000, help="users; the default pool keeps 2,048 (default 2,000)")
+    parser.add_argument("--crowd", type=int, default=8_000, help="users of one more drain; 0: none (default 8,000)")
+    parser.add_argument("--rate", type=float, help="the sustained rate, if not to be measured")
+    parser.add_argument("--loads", type=lambda text: [int(part) for part in text.split(",")],
+                        default=[10, 25, 50, 75, 90, 100], metavar="A", help="percent (10,25, ... 100)")  # fmt: skip
+    parser.add_argument("--warm", type=float, default=4, help="seconds before the window of the drain (default 4)")
+    parser.add_argument("--drain-seconds", type=float, default=12, help="longest window of the drain (default 12)")
+    parser.add_argument("--settle", type=float, default=3, help="seconds of a load that are not counted (default 3)")
+    parser.add_argument("--seconds", type=float, default=8, help="seconds of a load that are (default 8)")
+    parser.add_argument("--rest", type=float, default=1.5, help="seconds between two loads (default 1.5)")
+    parser.add_argument("--systems", type=lambda text: text.split(","), default=list(SYSTEMS), metavar="A,B",
+                        help=f"the first one sets the loads; of {','.join(SYSTEMS)}")  # fmt: skip
+    args = parser.parse_args()
+    if unknown := set(args.systems) - set(SYSTEMS):
+        parser.error(f"unknown systems {sorted(unknown)}, known are {list(SYSTEMS)}")
+    if args.quick:
+        args.events, args.users, args.crowd, args.loads = 60_000, 500, 0, [10, 50]
+        args.warm, args.drain_seconds, args.settle, args.seconds = 0.0, 1.0, 0.5, 1.0
+    started = time.monotonic()
+    with LocalKafka() as kafka, tempfile.TemporaryDirectory(prefix="funnelcast-bench-") as folder:
+        found = measured(args, kafka.bootstrap, Path(folder))
+    publish("latency", args, PACKAGES, found | {"minutes": round((time.monotonic() - started) / 60, 1)})
+
+
+if __name__ == "__main__":
+    main()

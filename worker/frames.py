@@ -1,0 +1,71 @@
+"""Frames: columns of answers in, Kafka record batches (message format 2) of stage probabilities out."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from aiokafka.record.util import calc_crc32c
+
+from worker.writing import BATCH_HEADER_BYTES, LENGTH_BYTES, Columns, Texts, write
+
+HEADER = struct.Struct(">qiibIhiqqqhii")  # of a record batch
+CRC_AT, CRC_FROM = 17, 21
+CRC = struct.Struct(">I")
+PRODUCER_AT, PRODUCER = 43, struct.Struct(">qhi")
+MAGIC, TRANSACTIONAL = 2, 0x10
+FIXED_BYTES = 1024  # numbers, dates and framing of one record, at most
+ESCAPED = 6  # bytes that one byte of a name may become in JSON
+
+
+class Frame:
+    """A finished record batch, in the form in which aiokafka's sender takes its own BatchBuilder."""
+
+    def __init__(self, data: bytearray, count: int, time_ms: int) -> None:
+        HEADER.pack_into(
+            data, 0, 0, len(data) - 12, -1, MAGIC, 0, TRANSACTIONAL, count - 1, time_ms, time_ms, -1, -1, 0, count
+        )
+        self._data, self._count = data, count
+
+    def append(self, **_: Any) -> None:
+        """Take nothing: the batch is full."""
+
+    def close(self) -> None: ...
+
+    def closed(self) -> bool:
+        return True
+
+    def record_count(self) -> int:
+        return self._count
+
+    def size(self) -> int:
+        return len(self._data)
+
+    def _set_producer_state(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
+        PRODUCER.pack_into(self._data, PRODUCER_AT, producer_id, producer_epoch, base_sequence)
+
+    def _build(self) -> bytearray:
+        CRC.pack_into(self._data, CRC_AT, calc_crc32c(memoryview(self._data)[CRC_FROM:]))
+        return self._data
+
+
+def frames(texts: Texts, columns: Columns, time_ms: int, most_bytes: int) -> Iterator[Frame]:
+    """Write the rows as record batches of at most `most_bytes`; a single record may be longer."""
+    rows, row = len(columns.key_end), 0
+    if not rows:
+        return
+    longest = FIXED_BYTES + len(texts.text) + 2 * (1 + ESCAPED) * _longest(columns.key_end)
+    longest += ESCAPED * _longest(columns.category_end)
+    value, body = np.empty(longest, np.uint8), np.empty(2 * longest, np.uint8)
+    while row < rows:
+        out = np.empty(max(most_bytes, BATCH_HEADER_BYTES + LENGTH_BYTES + len(body)), np.uint8)
+        end, until = write(texts, columns, row, most_bytes, value, body, out)
+        yield Frame(bytearray(out[:end]), until - row, time_ms)
+        row = until
+
+
+def _longest(end: npt.NDArray[np.int64]) -> int:
+    return int(np.diff(end, prepend=0).max())
