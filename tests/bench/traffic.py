@@ -25,11 +25,14 @@ Click = tuple[int, bytes, int, bytes]  # partition, key, time in ms, value
 
 
 def clicks(count: int, users: int, start_ms: int, span_ms: int, even: bool = False) -> Iterator[Click]:
-    """Yield seeded synthetic clicks in time order over the span; few users have many, unless all have the same."""
+    """Yield seeded synthetic clicks in time order over the span; few users have many.
+
+    `even` gives all users the same number instead, one user after the other.
+    """
     rng = np.random.default_rng(7)
     for first in range(0, count, 50_000):
         size = min(50_000, count - first)
-        drawn = np.arange(first, first + size) % users if even else (users * rng.random(size) ** 2).astype(int)
+        drawn = np.arange(first, first + size) * users // count if even else (users * rng.random(size) ** 2).astype(int)
         kind = rng.choice(len(KINDS), size, p=KIND_SHARES).tolist()
         time_ms = (start_ms + np.arange(first, first + size) * span_ms // count).tolist()
         item, category = rng.integers(0, ITEMS, size).tolist(), rng.integers(0, CATEGORIES, size).tolist()
