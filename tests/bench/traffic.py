@@ -10,7 +10,7 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
-from tests.bench.measure import Figures
+from tests.bench.measure import Figures, Unable
 
 PARTITIONS, DAY_MS = 4, 86_400_000
 KINDS = (b"product_view", b"cart_add", b"wishlist_add")
@@ -80,12 +80,13 @@ class Topics:
     def _wait(self, topic: str, partitions: int) -> None:
         """Wait until the new partitions have leaders."""
         for _ in range(600):
+            self._admin.list_topics(topic, timeout=10)  # else the client may believe its first answer for minutes
             try:
                 self.end(topic, partitions)
                 return
             except KafkaException:
                 time.sleep(0.1)
-        raise SystemExit(f"the new topic {topic} has no leader after 60 s")
+        raise Unable(f"the new topic {topic} has no leader after 60 s")
 
     def names(self, part: str) -> list[str]:
         """Return the topics that have this in their name."""
