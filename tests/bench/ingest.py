@@ -5,7 +5,7 @@ committed (ours) or whose answer was there (the others) inside the window after 
 processes alone. Afterwards its answers are read back: an update that was lost or repeated shows in its counters. The
 broker and this script share the machine's cores. Progress is on stderr, the last line of stdout is one JSON object.
 
-    python -m tests.bench.ingest [--systems funnelcast,faust] [--repeats 3]     (about 8 minutes)
+    python -m tests.bench.ingest [--systems funnelcast,faust] [--repeats 3]     (about 7 minutes)
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import subprocess
 import tempfile
 import time
 from pathlib import Path
+
+from confluent_kafka import KafkaException
 
 from deploy.kafka.local_kafka import LocalKafka
 from tests.bench.measure import Figures, Unable, Watch, median_run, options, publish, say, tree
@@ -54,7 +57,7 @@ def measured(
             place = Place(kafka.bootstrap, topic, f"{name.replace('_', '-')}-{os.getpid()}-{repeat}", folder)
             try:
                 runs[name].append(run(SYSTEMS[name], place, args, brokers))
-            except Unable as reason:
+            except (Unable, KafkaException, OSError, subprocess.SubprocessError) as reason:
                 runs[name] = [{"could_not_run": str(reason)}]
             say(f"{repeat + 1}/{args.repeats} {name}: {runs[name][-1]}")
     topics.delete(topic)

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 Figures = dict[str, Any]
 
@@ -85,6 +85,7 @@ def ingest(systems: dict[str, Figures]) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
+    rates.xaxis.set_major_locator(MaxNLocator(6))
     rates.margins(x=0.16)
     cpu.margins(x=0.12)
     cpu.xaxis.set_minor_formatter(NullFormatter())
@@ -167,7 +168,7 @@ def memory(figures: Sequence[Figures]) -> Figure:
     pool = [one["users"] * one["state_bytes"] / 1e6 for one in figures]
     axes.plot(users, pool, color=INK, ls=":", label="of it the pool, as set")
     axes.set(title="MB", xlabel="users whose hot state is kept", ylim=(0, None), xlim=(0, None))
-    axes.legend(loc="center right")
+    axes.legend(loc="best")
     _plain(axes)
     return figure
 

@@ -6,7 +6,7 @@ each new row. All have the row embedding and heads of the shipped model; decode,
 none. Times are CPU time of this process; systems take turns in every round, so that a ratio is of one moment.
 Progress is on stderr, the last line of stdout is one JSON object.
 
-    python -m tests.bench.scoring [--rounds 5] [--seconds 0.2]     (about 4 minutes)
+    python -m tests.bench.scoring [--rounds 5] [--seconds 0.2]     (about 2 minutes)
 """
 
 from __future__ import annotations

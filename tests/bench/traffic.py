@@ -10,7 +10,7 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
-from tests.bench.measure import Figures
+from tests.bench.measure import Figures, Unable
 
 PARTITIONS, DAY_MS = 4, 86_400_000
 KINDS = (b"product_view", b"cart_add", b"wishlist_add")
@@ -25,11 +25,14 @@ Click = tuple[int, bytes, int, bytes]  # partition, key, time in ms, value
 
 
 def clicks(count: int, users: int, start_ms: int, span_ms: int, even: bool = False) -> Iterator[Click]:
-    """Yield seeded synthetic clicks in time order over the span; few users have many, unless all have the same."""
+    """Yield seeded synthetic clicks in time order over the span; few users have many.
+
+    `even` gives all users the same number instead, one user after the other.
+    """
     rng = np.random.default_rng(7)
     for first in range(0, count, 50_000):
         size = min(50_000, count - first)
-        drawn = np.arange(first, first + size) % users if even else (users * rng.random(size) ** 2).astype(int)
+        drawn = np.arange(first, first + size) * users // count if even else (users * rng.random(size) ** 2).astype(int)
         kind = rng.choice(len(KINDS), size, p=KIND_SHARES).tolist()
         time_ms = (start_ms + np.arange(first, first + size) * span_ms // count).tolist()
         item, category = rng.integers(0, ITEMS, size).tolist(), rng.integers(0, CATEGORIES, size).tolist()
@@ -77,12 +80,13 @@ class Topics:
     def _wait(self, topic: str, partitions: int) -> None:
         """Wait until the new partitions have leaders."""
         for _ in range(600):
+            self._admin.list_topics(topic, timeout=10)  # else the client may believe its first answer for minutes
             try:
                 self.end(topic, partitions)
                 return
             except KafkaException:
                 time.sleep(0.1)
-        raise SystemExit(f"the new topic {topic} has no leader after 60 s")
+        raise Unable(f"the new topic {topic} has no leader after 60 s")
 
     def names(self, part: str) -> list[str]:
         """Return the topics that have this in their name."""
