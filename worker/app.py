@@ -101,6 +101,7 @@ def make_service(
         settings.app_id,
         table.changelog_topic_name,
         settings.transaction_chunks,
+        settings.max_chunk,
         client_options=client_options(settings),
         tracing=tracing,
     )

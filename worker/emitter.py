@@ -27,6 +27,7 @@ from worker.pieces import Scores
 from worker.sequences import SequenceTable, Updates
 from worker.tracing import Origin, Trace
 from worker.transport import TP
+from worker.waiting import Chunk, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class PartitionWriter:
         self.partition = partition
         self.producer = delivery.producer(tp)
         self._delivery, self._batcher, self._table, self._metrics = delivery, batcher, table, metrics
-        self.queue: asyncio.Queue[Any] = asyncio.Queue(delivery.transaction_chunks)
+        self.waiting = Waiting(delivery.transaction_chunks, delivery.max_chunk)
         self._ticked = 0.0
         self._next_offset: int | None = None
         self._lag = Lag()
@@ -81,36 +82,29 @@ class PartitionWriter:
 
     async def run(self) -> None:
         """Serve until cancelled; any exception is fatal to the process."""
-        waiting: asyncio.Task[Any] | None = None
-        chunks: list[Any] = []
+        chunks: list[Chunk] = []
         try:
             self.partition.open(time.monotonic(), int(time.time() * 1000))
             self._next_offset = self.partition.next_offset
             while True:
-                waiting = waiting or asyncio.ensure_future(self.queue.get())
-                await asyncio.wait({waiting}, timeout=TICK_SECONDS)
-                if waiting.done():
-                    chunks, waiting, self.busy = [waiting.result()], None, True
+                if await self.waiting.arrival(TICK_SECONDS):
+                    chunks, self.busy = [self.waiting.take()], True
                     if self._batcher is not None:
-                        await self._batcher.room()  # meanwhile this queue fills, and then fetching pauses
+                        await self._batcher.room()  # meanwhile the queue fills, and then fetching pauses
                     await self._transact(chunks)
                 elif self.partition.is_due(time.monotonic()):
                     await self._transact([])
         finally:
-            if waiting is not None:
-                if waiting.done() and not waiting.cancelled():
-                    chunks.append(waiting.result())
-                waiting.cancel()
-            while not self.queue.empty():
-                chunks.append(self.queue.get_nowait())
+            while self.waiting:
+                chunks.append(self.waiting.take())
             for chunk in chunks:
                 chunk.ack()  # frees Faust's waiters only: what is not committed is read again by the next owner
 
-    async def _transact(self, chunks: list[Any]) -> None:
+    async def _transact(self, chunks: list[Chunk]) -> None:
         started, self.busy = time.monotonic(), True
         self._started = started
         if chunks:
-            oldest = chunks[0].value[0]
+            oldest = chunks[0].records[0]
             self._oldest_ms = oldest.timestamp
             self._next_offset = oldest.offset if self._next_offset is None else self._next_offset
         await self.producer.begin_transaction()
@@ -127,8 +121,8 @@ class PartitionWriter:
         trace.event("acknowledged")
         if chunks:
             # Not in parallel with the first produce: the broker would answer NOT_ENOUGH_REPLICAS, and retries cost.
-            await self._send_offsets(chunks[-1].message.offset + 1)
-            self._next_offset = chunks[-1].message.offset + 1
+            await self._send_offsets(chunks[-1].end)
+            self._next_offset = chunks[-1].end
         await self._commit()
         trace.end()
         self._store(changes, changelog)
@@ -138,7 +132,7 @@ class PartitionWriter:
         self.busy, self._started, self._oldest_ms = False, None, None
         self._count(chunks, changes, time.monotonic() - started)
 
-    async def _fold(self, chunks: list[Any], outbox: Outbox, trace: Trace) -> list[Work]:
+    async def _fold(self, chunks: list[Chunk], outbox: Outbox, trace: Trace) -> list[Work]:
         """Fold the chunks, and those that arrive meanwhile up to the bound; scoring of their blocks starts at once."""
         work: list[Work] = []
 
@@ -147,15 +141,16 @@ class PartitionWriter:
 
         index = 0
         while index < len(chunks):
-            self._check_start(chunks[index].message.start)
-            trace.chunk(chunks[index].value)
-            for topic, records in self.partition.take(chunks[index].value, time.monotonic(), on_block):
+            chunk = chunks[index]
+            self._check_start(chunk.start)
+            trace.chunk(chunk.records)
+            for topic, records in self.partition.take(chunk.records, time.monotonic(), on_block):
                 await outbox.send(topic, records, trace.headers)
             await asyncio.sleep(0)  # a chunk takes some ms: let the other partitions and the scorer in between
             index += 1
-            more = self._batcher is None or self._batcher.has_room
-            if more and index == len(chunks) < self._delivery.transaction_chunks and not self.queue.empty():
-                chunks.append(self.queue.get_nowait())
+            has_room = self._batcher is None or self._batcher.has_room
+            if self.waiting and has_room and index == len(chunks) < self._delivery.transaction_chunks:
+                chunks.append(self.waiting.take())
         if time.monotonic() - self._ticked >= TICK_SECONDS:
             self._ticked = time.monotonic()
             self.partition.close_silent(time.monotonic(), on_block)
@@ -200,12 +195,12 @@ class PartitionWriter:
             last = acknowledgement.result().offset + size - 1
         self._table.write(self.tp.partition, changes, last)
 
-    def _count(self, chunks: list[Any], changes: Updates, seconds: float) -> None:
+    def _count(self, chunks: list[Chunk], changes: Updates, seconds: float) -> None:
         size = sum(len(key) + len(value or b"") for key, value in changes.items())
-        self._metrics.transaction(seconds, size, self.queue.qsize(), self.tp.partition)
+        self._metrics.transaction(seconds, size, len(self.waiting), self.tp.partition)
         now_ms = time.time() * 1000
         for chunk in chunks:
-            arrivals = np.array([record.timestamp for record in chunk.value])
+            arrivals = np.array([record.timestamp for record in chunk.records])
             self._metrics.end_to_end_seconds.observe(np.maximum(0, now_ms - arrivals) / 1000)
 
     def gauge(self, end: int | None, position: int | None, wall: float) -> None:
@@ -215,10 +210,10 @@ class PartitionWriter:
         """
         number, metrics = str(self.tp.partition), self._metrics
         metrics.table_users.labels(number).set(len(self.partition.sequences))
-        metrics.queue_depth.labels(number).set(self.queue.qsize())
+        metrics.queue_depth.labels(number).set(len(self.waiting))
         started = self._started
         metrics.transaction_age_seconds.labels(number).set(0 if started is None else time.monotonic() - started)
-        if self._next_offset is None and not self.busy and self.queue.empty():
+        if self._next_offset is None and not self.busy and not self.waiting:
             self._next_offset = 0 if end == 0 else position  # nothing was read since the assignment: the committed one
         if end is None or self._next_offset is None:
             return
@@ -264,7 +259,7 @@ class Emitter:
         if writer is None or message.generation_id != self._app.consumer_generation_id:
             event.ack()
             return
-        await writer.queue.put(event)
+        await writer.waiting.put(event)
 
     def start(self) -> None:
         """Start serving, once the table is recovered."""
@@ -279,7 +274,7 @@ class Emitter:
 
     def is_idle(self) -> bool:
         """Tell whether no chunk waits or is at work."""
-        return not any(writer.busy or writer.queue.qsize() for writer in self.writers.values())
+        return not any(writer.busy or len(writer.waiting) for writer in self.writers.values())
 
     async def _run(self, writer: PartitionWriter) -> None:
         try:

@@ -27,6 +27,7 @@ class Delivery:
     app_id: str
     changelog_topic: str
     transaction_chunks: int
+    max_chunk: int
     transaction_timeout_seconds: float = 30.0
     client_options: dict[str, Any] = field(default_factory=dict)
     tracing: Tracing = UNTRACED

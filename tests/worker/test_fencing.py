@@ -31,7 +31,7 @@ class Producer:
 
 
 class Delivery:
-    transaction_chunks = 1
+    transaction_chunks = max_chunk = 1
 
     def __init__(self, *errors: BaseException | None) -> None:
         self.errors, self.made = list(errors), 0
