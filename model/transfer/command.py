@@ -103,7 +103,13 @@ def read_setting(
     moved = remap(model, checkpoint, vocabulary, Hashes(np.unique(columns.item), np.unique(columns.category)))
     fits = Settings(msgspec.structs.replace(moved.config, seed=arguments.seed), arguments.seed)
     setting = Setting(moved, target, test, source, fits, arguments.learning_rate, arguments.epochs, arguments.progress)
-    told = {"source": {**checkpoint.data, "name": checkpoint.name}, "target": data, "settings": settings}
+    if source:
+        settings["users_in_both_logs"] = len(set(source.users) & set(target.users))
+    told: dict[str, Any] = {
+        "source": {**checkpoint.data, "name": checkpoint.name},
+        "target": data,
+        "settings": settings,
+    }
     return setting, budgets, told
 
 

@@ -122,19 +122,20 @@ def paced(settings: Settings, target: Examples, train: list[int]) -> Settings:
     return msgspec.structs.replace(settings, batch_rows=batch_rows, warm_up=min(settings.warm_up, STEPS))
 
 
-def trainer_of(setting: Setting, budget: Budget, name: str) -> Trainer:
+def trainer_of(setting: Setting, budget: Budget, name: str, tuner: type[FineTuner] = FineTuner) -> Trainer:
     """Return a trainer that has done what the strategy says."""
     examples, train, user_weight = setting.target, budget.train, None
     if name == REWEIGHTED:
         assert setting.source_examples is not None
         weight, _ = source_weights(setting.source_examples, examples, train, setting.settings.seed)
-        ours = len(examples.users)
+        ours, tested = len(examples.users), {examples.users[user] for user in setting.test}
         examples = joined(examples, setting.source_examples)
-        train = [*train, *range(ours, len(examples.users))]
+        theirs = range(ours, len(examples.users))
+        train = [*train, *(user for user in theirs if examples.users[user] not in tested)]
         share = len(budget.train) / max(len(weight), 1)  # both domains weigh the same in the loss
         user_weight = np.concatenate([np.ones(ours), weight * share])
     settings = msgspec.structs.replace(paced(setting.settings, examples, train), learning_rate=setting.learning_rate)
-    trainer = FineTuner(settings, STRATEGIES.get(name, full))
+    trainer = tuner(settings, STRATEGIES.get(name, full))
     trainer.user_weight = user_weight
     trainer.start_from(setting.source, examples, budget.validation)
     if name == ZERO_SHOT:

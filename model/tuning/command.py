@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 import optuna
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from optuna.trial import TrialState
 from tqdm import tqdm
 
 from model.checkpoint import write_whole
@@ -125,10 +127,11 @@ def picture(studies: dict[str, optuna.Study]) -> bytes:
         panel.step(numbers, best, where="post", color="#d9730d", label="best so far")
         default = default_of(study)
         panel.axhline(float(default.value or 0) if default else 0.0, color="#bbbbbb", lw=1, label="default")
-        given_up = [trial.number for trial in study.get_trials(deepcopy=False) if trial.value is None]
+        given_up = [trial.number for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.COMPLETE]
         panel.plot(given_up, [max(values)] * len(given_up), "x", ms=5, color="#888888", label="given up early")
         panel.set_title(f"{what}: {len(study.trials)} trials", fontsize=9)
         panel.set_xlabel("trial", fontsize=8)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(labelsize=8)
     axes[0].set_ylabel("log-loss as a share of the base rate's", fontsize=8)

@@ -20,7 +20,7 @@ from model.examples import Examples
 from model.fit import Settings
 from model.reformer import ClickModel, ReformerConfig, weights
 from model.transfer import command, remap
-from model.transfer.experiment import budgets_of
+from model.transfer.experiment import REWEIGHTED, Setting, budgets_of, trainer_of
 from model.transfer.figures import _top
 from model.transfer.strategies import STRATEGIES, FineTuner, joined, parts_of, source_weights
 
@@ -138,6 +138,22 @@ def test_a_source_user_who_looks_like_the_target_weighs_more() -> None:
     assert weight.mean() == pytest.approx(1)
     assert weight[20:].min() > weight[:20].max()
     assert auc > 0.6
+
+
+def test_no_source_rows_of_a_test_user_are_trained_on() -> None:
+    target, source = examples(40), examples(30)  # the same names in both
+    budgets, test = budgets_of(target, [1.0], 0)
+    setting = Setting(fresh(), target, test, source, Settings(TINY), 5e-4, 1, False)
+    seen: list[set[str]] = []
+
+    class Watched(FineTuner):
+        def run_epoch(self, examples: Examples, train: list[int], *more: object) -> None:
+            seen.append({examples.users[user] for user in train})
+            super().run_epoch(examples, train, *more)  # type: ignore[arg-type]
+
+    trainer_of(setting, budgets[0], REWEIGHTED, Watched)
+    assert len(seen[0]) > len(budgets[0].train)
+    assert not seen[0] & {target.users[user] for user in test}
 
 
 def test_precision_at_the_top_follows_its_definition() -> None:
