@@ -45,6 +45,7 @@ REBALANCE_SECONDS = 10.0
 DRAIN_SECONDS = 20.0  # below the 30 s that Kubernetes grants
 BURST_POLL_SECONDS = 0.2
 BEAT_SECONDS = 1.0
+INLINE_SECONDS = 0.004  # of a run of the network: as long as a chunk's fold, which the event loop bears too
 
 
 class WatchedApp(faust.App):
@@ -181,6 +182,7 @@ def _network(
         settings.max_waiting_users,
         settings.latency_target_seconds,
         np.array(bundle.contract.base_rates, np.float32) if settings.overload == "degrade" else None,
+        INLINE_SECONDS,
     )
     return Batcher(scorer, limits, metrics, tracing=tracing), hot
 

@@ -43,7 +43,8 @@ class BatcherClosedError(RuntimeError):
 class Limits:
     """What is configured: the size of micro-batches and their wait, the queue, the latency to keep.
 
-    With `base_rates` (2, 6) the overload policy is to answer with them at once, else to wait.
+    With `base_rates` (2, 6) the overload policy is to answer with them at once, else to wait. A run that is expected to
+    take less than `inline_seconds` is done on the event loop: to hand it to a thread and back costs more.
     """
 
     batch_users: int = 256
@@ -51,6 +52,7 @@ class Limits:
     waiting_users: int = 4096
     target_seconds: float = 0.1
     base_rates: npt.NDArray[np.float32] | None = None
+    inline_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,13 +220,26 @@ class Batcher:
         else:
             self._room.clear()
 
+    async def _score(self, pieces: list[Piece], expected_seconds: float) -> asyncio.Future[list[Scores]]:
+        """Run the network; return what came of it, an exception included."""
+        loop = asyncio.get_running_loop()
+        if expected_seconds >= self._limits.inline_seconds:
+            run = loop.run_in_executor(self._executor, self._scorer.run, pieces)
+            await asyncio.wait({run})
+            return run
+        run = loop.create_future()
+        try:
+            run.set_result(self._scorer.run(pieces))
+        except Exception as error:  # noqa: BLE001  (as a thread's: it reaches everybody in the micro-batch)
+            run.set_exception(error)
+        return run
+
     async def _answer(self, lane: Lane, batch: list[Request]) -> None:
         loop = asyncio.get_running_loop()
         started, self._latest = loop.time(), lane
         users = sum(request.piece.users for request in batch)
         span = self._tracing.score((request.origin for request in batch), users)
-        run = loop.run_in_executor(self._executor, self._scorer.run, [request.piece for request in batch])
-        await asyncio.wait({run})
+        run = await self._score([request.piece for request in batch], lane.pace.seconds(lane.units(batch)))
         span.end()
         seconds = loop.time() - started
         lane.pace.ran(lane.units(batch), seconds)

@@ -371,3 +371,32 @@ def test_what_waits_longer_than_the_latency_target_is_too_much_where_base_rates_
 
     play(lambda: story(np.zeros((2, 6), "f4")))
     play(lambda: story(None))
+
+
+def test_short_runs_are_done_on_the_event_loop_and_long_ones_in_the_thread() -> None:
+    async def story() -> None:
+        limits = Limits(1, 0.0, WAITING_USERS, LEISURE_SECONDS, inline_seconds=0.5)
+        bench = Bench(limits=limits)
+        assert (await bench.ask(1)).done()
+        assert bench.executor.runs == []
+        for _ in range(20):
+            bench.batcher._fast.pace.ran(1, 1.0)
+        third = await bench.ask(3)
+        assert not third.done()
+        await bench.finish()
+        assert third.done()
+
+    play(story)
+
+
+def test_an_error_of_a_run_on_the_event_loop_reaches_who_asked() -> None:
+    async def story() -> None:
+        bench = Bench(limits=Limits(1, 0.0, WAITING_USERS, LEISURE_SECONDS, inline_seconds=0.5))
+        bench.scorer.broken = True
+        task = await bench.ask(1)
+        with pytest.raises(RuntimeError, match="broken network"):
+            await task
+        bench.scorer.broken = False
+        assert (await bench.ask(2)).done()
+
+    play(story)
