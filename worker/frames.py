@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from aiokafka.record.util import calc_crc32c
 
-from worker.writing import BATCH_HEADER_BYTES, LENGTH_BYTES, Columns, Texts, write
+from worker.writing import BATCH_HEADER_BYTES, LENGTH_BYTES, PIECES, Bytes, Columns, Texts, write
 
 HEADER = struct.Struct(">qiibIhiqqqhii")  # of a record batch
 CRC_AT, CRC_FROM = 17, 21
@@ -65,6 +65,22 @@ def frames(texts: Texts, columns: Columns, time_ms: int, most_bytes: int) -> Ite
         end, until = write(texts, columns, row, most_bytes, value, body, out)
         yield Frame(bytearray(out[:end]), until - row, time_ms)
         row = until
+
+
+def texts_of(pieces: Mapping[str, bytes], types: Sequence[bytes], stages: Sequence[bytes]) -> Texts:
+    """Lay out the pieces by their names, then the types and stages."""
+    texts = [*(pieces[name] for name in PIECES), *types, *stages]
+    return Texts(joined(texts), ends(texts))
+
+
+def joined(texts: Sequence[bytes]) -> Bytes:
+    """Join byte strings into one array."""
+    return np.frombuffer(b"".join(texts) or b"\0", np.uint8)
+
+
+def ends(texts: Sequence[bytes]) -> npt.NDArray[np.int64]:
+    """Return where each of the joined byte strings ends (N,)."""
+    return np.fromiter(map(len, texts), np.int64, len(texts)).cumsum()
 
 
 def _longest(end: npt.NDArray[np.int64]) -> int:

@@ -1,89 +1,32 @@
 """Metrics: counts and durations from every room in, Prometheus samples out; base units, no user ids.
 
-Each `Metrics` has a registry of its own, so a test counts from zero. Histograms take whole arrays: one call per block.
+Each `Metrics` has a registry of its own, so a test counts from zero.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info, generate_latest
-from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
 
 from model.contract.events import SESSION_END, TYPES
 from model.contract.rows import DUPLICATE, LATE
 from model.contract.stages import STAGES
 from worker.envelopes import Reason
+from worker.histograms import SCOPES, Histogram, ReachHistogram
 
 # Upper bounds of the histogram buckets. The end-to-end target is p50 40 ms and p99 100 ms.
 END_TO_END_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 WORK_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10)
 USERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
-SHARES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-SCOPES = ("category", "user")
 GROUPS = ("treatment", "holdout")
 FIRST_TYPE = 2  # pad and unknown are no events
 LATEST_KEPT = 20  # triggers that the console shows
-
-
-class Histogram(Collector):
-    """A Prometheus histogram that observes arrays; written by one thread, read by another."""
-
-    def __init__(self, name: str, text: str, bounds: Sequence[float], registry: CollectorRegistry) -> None:
-        self._name, self._text = name, text
-        self._bounds = np.array(bounds, "f8")
-        self._counts = np.zeros(len(bounds) + 1, "i8")
-        self._sum = 0.0
-        registry.register(self)
-
-    def observe(self, values: npt.ArrayLike) -> None:
-        """Count one value or an array of values."""
-        array = np.atleast_1d(np.asarray(values, "f8"))
-        places = np.searchsorted(self._bounds, array, side="left")
-        self._counts = self._counts + np.bincount(places, minlength=len(self._counts))
-        self._sum += float(array.sum())
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the one metric family."""
-        names = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
-        buckets = list(zip(names, self._counts.cumsum().astype(float).tolist(), strict=True))
-        yield HistogramMetricFamily(self._name, self._text, buckets=buckets, sum_value=self._sum)
-
-
-class ReachHistogram(Collector):
-    """A Prometheus histogram of reach probabilities by scope and stage; observes whole answers."""
-
-    def __init__(self, name: str, text: str, registry: CollectorRegistry) -> None:
-        self._name, self._text = name, text
-        # A share is counted by its hundredths, rounded up: the histogram bucket of each of 0 to 100.
-        self._place = np.searchsorted(np.round(np.array(SHARES) * 100), np.arange(101), side="left")
-        self._series = [[scope, stage.value] for scope in SCOPES for stage in STAGES]
-        self._counts = np.zeros((len(self._series), len(SHARES) + 1), "i8")
-        self._sums = np.zeros(len(self._series), "f8")
-        registry.register(self)
-
-    def observe(self, reach: npt.NDArray[np.floating]) -> None:
-        """Count the probabilities of A answers, (A, 2, 6)."""
-        columns = reach.reshape(-1, len(self._series))  # (A, 12)
-        hundredths = np.ceil(columns * np.float32(100) - np.float32(1e-3)).astype("u1")  # (A, 12)
-        places = self._place[hundredths] + self._counts.shape[1] * np.arange(len(self._series))  # (A, 12)
-        counts = np.bincount(places.ravel(), minlength=self._counts.size)
-        self._counts = self._counts + counts.reshape(self._counts.shape)  # (12, buckets)
-        self._sums = self._sums + columns.sum(axis=0, dtype="f8")
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the one metric family."""
-        family = HistogramMetricFamily(self._name, self._text, labels=("scope", "stage"))
-        names = [*(f"{bound:g}" for bound in SHARES), "+Inf"]
-        for labels, counts, total in zip(self._series, self._counts.cumsum(axis=1), self._sums, strict=True):
-            family.add_metric(labels, list(zip(names, counts.astype(float).tolist(), strict=True)), float(total))
-        yield family
 
 
 class LatestTrigger(NamedTuple):
@@ -103,76 +46,103 @@ class Metrics:
     """Everything that the worker counts."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
         self.latest_triggers: deque[LatestTrigger] = deque(maxlen=LATEST_KEPT)
-        ProcessCollector(registry=registry)
+        ProcessCollector(registry=self.registry)
+        self._count_the_flow()
+        self._gauge_the_worker()
+        self._count_what_is_said()
+        self._show_zeros()
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"funnelcast_{name}", text, labels, registry=registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"funnelcast_{name}", text, labels, registry=self.registry)
 
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"funnelcast_{name}", text, labels, registry=registry)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"funnelcast_{name}", text, labels, registry=self.registry)
 
-        def histogram(name: str, text: str, bounds: Sequence[float]) -> Histogram:
-            return Histogram(f"funnelcast_{name}", text, bounds, registry)
+    def _histogram(self, name: str, text: str, bounds: Sequence[float]) -> Histogram:
+        return Histogram(f"funnelcast_{name}", text, bounds, self.registry)
 
-        self.consumed = counter("records_consumed", "Source records taken, by partition", "partition")
-        self.rejected = counter("records_rejected", "Source records that became dead letters, by reason", "reason")
-        self.late = counter("events_late", "Events older than the lateness bound")
-        self.duplicates = counter("events_duplicate", "Events whose message id was seen before")
-        self.emitted = counter("stage_probabilities_emitted", "Stage-probability records, session ends included")
-        self.degraded = counter("stage_probabilities_degraded", "Stage-probability records that carry the base rate")
-        self.shed = counter("answers_shed", "Answers with the base rate because scores would come too late")
-        self.triggers = counter("triggers_emitted", "Trigger records, by campaign", "campaign")
-        self.suppressed = counter("triggers_suppressed", "Triggers withheld, by reason", "campaign", "reason")
-        self.transactions = counter("transactions_committed", "Kafka transactions committed")
-        self.transaction_seconds = histogram("transaction_seconds", "Begin to commit of a transaction", WORK_SECONDS)
-        self.changelog_bytes = counter("changelog_bytes", "Keys and values written to the table's changelog")
-        self.queue_depth = gauge("queue_depth_chunks", "Fetched chunks that wait for their transaction", "partition")
-        self.batch_users = histogram("batch_users", "Users in one micro-batch", USERS)
-        self.batch_wait_seconds = histogram("batch_wait_seconds", "Wait of the oldest of a micro-batch", WORK_SECONDS)
-        self.batch_waiting = gauge("batch_waiting_users", "Users whose scores are waited for, not yet with the network")
-        self.inference_seconds = histogram("inference_seconds", "One micro-batch in the network", WORK_SECONDS)
-        self.inference_failures = counter("inference_failures", "Runs of the network that raised")
-        self.hot_state_hits = counter("hot_state_hits", "Users whose hot state a block found")
-        self.hot_state_misses = counter("hot_state_misses", "Users of a block without hot state: new, evicted, revised")
-        self.hot_state_evictions = counter("hot_state_evictions", "Users whose hot state gave way to another's")
-        self.hot_state_bytes = gauge("hot_state_bytes", "Memory of the hot states that are kept")
-        self.hot_state_rebuild_seconds = histogram(
+    def _count_the_flow(self) -> None:
+        """From the source record to the commit of its answer."""
+        self.consumed = self._counter("records_consumed", "Source records taken, by partition", "partition")
+        self.rejected = self._counter(
+            "records_rejected", "Source records that became dead letters, by reason", "reason"
+        )
+        self.late = self._counter("events_late", "Events older than the lateness bound")
+        self.duplicates = self._counter("events_duplicate", "Events whose message id was seen before")
+        self.emitted = self._counter("stage_probabilities_emitted", "Stage-probability records, session ends included")
+        self.degraded = self._counter(
+            "stage_probabilities_degraded", "Stage-probability records that carry the base rate"
+        )
+        self.shed = self._counter("answers_shed", "Answers with the base rate because scores would come too late")
+        self.triggers = self._counter("triggers_emitted", "Trigger records, by campaign", "campaign")
+        self.suppressed = self._counter("triggers_suppressed", "Triggers withheld, by reason", "campaign", "reason")
+        self.transactions = self._counter("transactions_committed", "Kafka transactions committed")
+        self.transaction_seconds = self._histogram(
+            "transaction_seconds", "Begin to commit of a transaction", WORK_SECONDS
+        )
+        self.changelog_bytes = self._counter("changelog_bytes", "Keys and values written to the table's changelog")
+        self.queue_depth = self._gauge(
+            "queue_depth_chunks", "Fetched chunks that wait for their transaction", "partition"
+        )
+        self.batch_users = self._histogram("batch_users", "Users in one micro-batch", USERS)
+        self.batch_wait_seconds = self._histogram(
+            "batch_wait_seconds", "Wait of the oldest of a micro-batch", WORK_SECONDS
+        )
+        self.batch_waiting = self._gauge(
+            "batch_waiting_users", "Users whose scores are waited for, not yet with the network"
+        )
+        self.inference_seconds = self._histogram("inference_seconds", "One micro-batch in the network", WORK_SECONDS)
+        self.inference_failures = self._counter("inference_failures", "Runs of the network that raised")
+        self.hot_state_hits = self._counter("hot_state_hits", "Users whose hot state a block found")
+        self.hot_state_misses = self._counter(
+            "hot_state_misses", "Users of a block without hot state: new, evicted, revised"
+        )
+        self.hot_state_evictions = self._counter("hot_state_evictions", "Users whose hot state gave way to another's")
+        self.hot_state_bytes = self._gauge("hot_state_bytes", "Memory of the hot states that are kept")
+        self.hot_state_rebuild_seconds = self._histogram(
             "hot_state_rebuild_seconds", "One run of the whole-sequence graph that rebuilds hot states", WORK_SECONDS
         )
-        self.end_to_end_seconds = histogram(
+        self.end_to_end_seconds = self._histogram(
             "end_to_end_seconds", "Arrival of an event in Kafka to the commit of its answer", END_TO_END_SECONDS
         )
-        self.lag = gauge("consumer_lag_messages", "Messages between the committed offset and the end", "partition")
-        self.lag_seconds = gauge(
+
+    def _gauge_the_worker(self) -> None:
+        """Where it stands, and whether it is well."""
+        self.lag = self._gauge(
+            "consumer_lag_messages", "Messages between the committed offset and the end", "partition"
+        )
+        self.lag_seconds = self._gauge(
             "consumer_lag_seconds", "Age of the oldest record that waits for its answer, 0 when none does", "partition"
         )
-        self.table_users = gauge("table_users", "Users held in memory, by partition", "partition")
-        self.recovery = gauge("recovery_remaining_messages", "Changelog messages still to be read back")
-        self.ready = gauge("ready", "1 when the worker is ready")
-        self.condition = gauge("condition", "1 when this condition of readiness holds", "condition")
-        self.broker_silent_seconds = gauge("broker_silent_seconds", "Time since a broker last answered a probe")
-        self.loop_silent_seconds = gauge("event_loop_silent_seconds", "Time since the event loop last turned")
-        self.assignments = counter("partition_assignments", "Times that partitions were assigned: rebalances")
-        self.transaction_age_seconds = gauge(
+        self.table_users = self._gauge("table_users", "Users held in memory, by partition", "partition")
+        self.recovery = self._gauge("recovery_remaining_messages", "Changelog messages still to be read back")
+        self.ready = self._gauge("ready", "1 when the worker is ready")
+        self.condition = self._gauge("condition", "1 when this condition of readiness holds", "condition")
+        self.broker_silent_seconds = self._gauge("broker_silent_seconds", "Time since a broker last answered a probe")
+        self.loop_silent_seconds = self._gauge("event_loop_silent_seconds", "Time since the event loop last turned")
+        self.assignments = self._counter("partition_assignments", "Times that partitions were assigned: rebalances")
+        self.transaction_age_seconds = self._gauge(
             "transaction_age_seconds", "Age of the open transaction, 0 when none is open", "partition"
         )
-        self.answered_by_type = counter("events_answered", "Events answered, by type", "type")
-        self.answered_by_stage = counter("answers", "Stage-probability records by the user's stage", "stage")
-        self.sessions_ended = counter("sessions_ended", "Sessions that ended, by the user's stage", "stage")
+
+    def _count_what_is_said(self) -> None:
+        """Types, stages, probabilities, and what came of them."""
+        self.answered_by_type = self._counter("events_answered", "Events answered, by type", "type")
+        self.answered_by_stage = self._counter("answers", "Stage-probability records by the user's stage", "stage")
+        self.sessions_ended = self._counter("sessions_ended", "Sessions that ended, by the user's stage", "stage")
         self.reach = ReachHistogram(
-            "funnelcast_reach_probability", "Reach probabilities of the answers, degraded ones left out", registry
+            "funnelcast_reach_probability", "Reach probabilities of the answers, degraded ones left out", self.registry
         )
-        self.base_rate = gauge("base_rate", "Share of the training rows that reached the stage", "scope", "stage")
-        self.reach_resolved = counter("reach_resolved", "Sampled predictions whose horizon has passed")
-        self.reach_expected = counter("reach_expected", "Sum of their reach probabilities", "scope", "stage")
-        self.reach_observed = counter("reach_observed", "How many of them did reach the stage", "scope", "stage")
-        self.campaign_orders = counter(
+        self.base_rate = self._gauge("base_rate", "Share of the training rows that reached the stage", "scope", "stage")
+        self.reach_resolved = self._counter("reach_resolved", "Sampled predictions whose horizon has passed")
+        self.reach_expected = self._counter("reach_expected", "Sum of their reach probabilities", "scope", "stage")
+        self.reach_observed = self._counter("reach_observed", "How many of them did reach the stage", "scope", "stage")
+        self.campaign_orders = self._counter(
             "campaign_orders", "Orders within a day of a campaign's decision", "campaign", "group"
         )
-        self.model = Info("funnelcast_model", "The bundle that answers", registry=registry)
-        self._show_zeros()
+        self.model = Info("funnelcast_model", "The bundle that answers", registry=self.registry)
 
     def _show_zeros(self) -> None:
         """Make known label values exist: a counter that appears at 1 has no increase."""

@@ -18,9 +18,9 @@ from model.contract.events import TYPES
 from model.contract.stages import STAGES
 from worker.campaigns import Campaign
 from worker.decode import Record
-from worker.frames import Frame, frames
+from worker.frames import Frame, ends, frames, joined, texts_of
 from worker.policy import Decision
-from worker.writing import Columns, Texts, ends, joined
+from worker.writing import Columns, Texts
 
 Header: TypeAlias = tuple[str, bytes]
 Output: TypeAlias = tuple[bytes | None, bytes | None, list[Header]]  # key, value, headers of a record
@@ -135,7 +135,7 @@ class Encoder:
             "header_time": _framed(b"ce_time") + _varint(2 * 24),
             "constant_headers": b"".join(_framed(name.encode()) + _framed(value) for name, value in headers),
         }
-        return Texts.of(pieces, [name.encode() for name in TYPES], [stage.encode() for stage in STAGES])
+        return texts_of(pieces, [name.encode() for name in TYPES], [stage.encode() for stage in STAGES])
 
     def trigger(self, user: bytes, decision: Decision, event_time: int) -> Output:
         """Encode a decision that fired."""

@@ -58,7 +58,8 @@ async def read_log(consumer: AIOKafkaConsumer, starts: Mapping[TP, int], ends: M
         fetched = await consumer.getmany(timeout_ms=POLL_MS)
         for tp in list(behind):
             position = await consumer.position(tp)
-            apply(tp, fetched.get(tp, []), position)
+            if tp in fetched or position >= ends[tp]:
+                apply(tp, fetched.get(tp, []), position)
             if position >= ends[tp]:
                 behind.remove(tp)
 

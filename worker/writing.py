@@ -5,7 +5,6 @@ What the records say in plain Python: tests/support/plain_records.py, to which e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,11 +39,6 @@ class Texts(NamedTuple):
     text: Bytes
     end: npt.NDArray[np.int64]
 
-    @classmethod
-    def of(cls, pieces: Mapping[str, bytes], types: Sequence[bytes], stages: Sequence[bytes]) -> Texts:
-        texts = [*(pieces[name] for name in PIECES), *types, *stages]
-        return cls(joined(texts), ends(texts))
-
 
 class Columns(NamedTuple):
     """The answered rows (A,) as the compiled pass reads them; reach and next_type have no rows without a model."""
@@ -63,16 +57,6 @@ class Columns(NamedTuple):
     reach: npt.NDArray[np.float32]  # (A, 12) or (0, 12)
     next_type: npt.NDArray[np.float32]  # (A, 20) or (0, 20)
     degraded: npt.NDArray[np.bool_]  # (A,)
-
-
-def joined(texts: Sequence[bytes]) -> Bytes:
-    """Join byte strings into one array."""
-    return np.frombuffer(b"".join(texts) or b"\0", np.uint8)
-
-
-def ends(texts: Sequence[bytes]) -> npt.NDArray[np.int64]:
-    """Return where each of the joined byte strings ends (N,)."""
-    return np.fromiter(map(len, texts), np.int64, len(texts)).cumsum()
 
 
 @jit

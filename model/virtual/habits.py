@@ -188,18 +188,18 @@ def _turn(
     items: dict[int, None], categories: dict[int, None], item: int, category: int, back: tuple[list[int], list[int]]
 ) -> int:
     if item in items:
-        rank = list(reversed(items)).index(item)
-        if rank == 0:
-            return SAME_ITEM
-        back[0].append(rank - 1)
-        return SEEN_ITEM
+        return SAME_ITEM if _is_latest(items, item, back[0]) else SEEN_ITEM
     if category in categories:
-        rank = list(reversed(categories)).index(category)
-        if rank == 0:
-            return SAME_CATEGORY
-        back[1].append(rank - 1)
-        return SEEN_CATEGORY
+        return SAME_CATEGORY if _is_latest(categories, category, back[1]) else SEEN_CATEGORY
     return NEW_CATEGORY
+
+
+def _is_latest(seen: dict[int, None], name: int, back: list[int]) -> bool:
+    """Tell whether a name was the last one seen; note how far back it is if not."""
+    rank = list(reversed(seen)).index(name)
+    if rank:
+        back.append(rank - 1)
+    return not rank
 
 
 def _manners(user: Array, turns: Array, gaps: Array) -> list[Manner]:

@@ -13,7 +13,8 @@ import pytest
 from model.contract.bundle import SHIPPED, load_bundle
 from model.contract.stages import STAGES
 from tests.support.clicks import TAOBAO, real_clicks
-from tests.support.stack import Stack, place_of
+from tests.support.expectation import place_of
+from tests.support.stack import Stack
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ from kafka.admin import KafkaAdminClient
 from model.contract.events import ClickEvent
 from tests.support import pictures
 from tests.support.clicks import TAOBAO, real_clicks
+from tests.support.expectation import expect
 from tests.support.monitoring import Monitoring, require_programs
-from tests.support.stack import ROOT, Stack, expect, free_port, wait, wire
+from tests.support.stack import ROOT, Stack, free_port, wait, wire
 
 DASHBOARDS = sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
 PER_SECOND = 250

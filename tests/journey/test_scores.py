@@ -12,7 +12,8 @@ from model.contract.bundle import SCOPES
 from model.datasets import read_log
 from model.offline.output import SHOWN
 from tests.support.clicks import EXCERPT
-from tests.support.stack import Stack, place_of
+from tests.support.expectation import place_of
+from tests.support.stack import Stack
 from worker.cli import main
 
 COLUMNS = [(scope, stage) for scope in SCOPES for stage in SHOWN]

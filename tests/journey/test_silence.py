@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from model.contract.events import ClickEvent
-from tests.support.stack import Kept, Stack, wait
+from tests.support.expectation import Kept
+from tests.support.stack import Stack, wait
 
 GAP_MS = 4000
 

@@ -3,75 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from model.contract.features import WIDTH
-from model.contract.rows import Inputs
-from tests.support.hand_loop import HandExecutor, play, settle
+from tests.support.batching import (
+    LEISURE_SECONDS,
+    WAIT_SECONDS,
+    WAITING_USERS,
+    Bench,
+    FakeScorer,
+    ask,
+    rebuild,
+    request,
+)
+from tests.support.hand_loop import play, settle
 from worker.batcher import Batcher, BatcherClosedError, Limits
 from worker.metrics import Metrics
-from worker.pieces import Piece, Scores, whole
-
-WAIT_SECONDS = 5.0
-LEISURE_SECONDS = 1e6  # a latency target that changes nothing
-WAITING_USERS = 1000
-
-
-class FakeScorer:
-    """Answers each row with the first type of its request; remembers the micro-batches."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-        self.broken = False
-
-    def run(self, pieces: Sequence[Piece]) -> list[Scores]:
-        requests = [piece.inputs for piece in pieces]
-        self.batches.append([int(request.type[0]) for request in requests])
-        if self.broken:
-            raise RuntimeError("broken network")
-        return [
-            Scores(np.full((1, 2, 6), request.type[0], "f4"), np.zeros((1, 20), "f4"), np.zeros(1, bool))
-            for request in requests
-        ]
-
-
-def request(name: int, users: int = 1) -> Inputs:
-    return Inputs(
-        lengths=np.ones(users, "i4"),
-        type=np.full(users, name, "u1"),
-        item=np.zeros(users, "u4"),
-        category=np.zeros(users, "u4"),
-        features=np.zeros((users, WIDTH), "u1"),
-        owner=np.zeros(1, "i4"),
-        position=np.zeros(1, "i4"),
-    )
-
-
-class Bench:
-    """A batcher with hand-driven parts."""
-
-    def __init__(self, batch_size: int = 4, wait_seconds: float = WAIT_SECONDS, limits: Limits | None = None) -> None:
-        self.scorer, self.executor, self.metrics = FakeScorer(), HandExecutor(), Metrics()
-        limits = limits or Limits(batch_size, wait_seconds, WAITING_USERS, LEISURE_SECONDS)
-        self.batcher = Batcher(self.scorer, limits, self.metrics, self.executor)
-
-    async def ask(self, name: int, users: int = 1) -> asyncio.Task[Scores]:
-        task = asyncio.ensure_future(self.batcher.score(request(name, users)))
-        await settle()
-        return task
-
-    async def finish(self) -> None:
-        self.executor.finish()
-        await settle()
-
-    def value(self, name: str) -> float:
-        value = self.metrics.registry.get_sample_value(name)
-        assert value is not None
-        return value
+from worker.pieces import whole
 
 
 def test_a_full_micro_batch_goes_at_once() -> None:
@@ -249,15 +198,6 @@ def test_many_requests_through_a_real_thread_each_get_their_own_scores() -> None
     asyncio.run(story())
 
 
-def rebuild(name: int, rows: int = 1) -> Piece:
-    """A piece that does not go at once."""
-    return replace(whole(request(name, users=rows)), at_once=False)
-
-
-def ask(bench: Bench, *pieces: Piece) -> list[asyncio.Future[Scores]]:
-    return [bench.batcher.submit([piece]) for piece in pieces]
-
-
 def test_what_goes_at_once_overtakes_rebuilds() -> None:
     async def story() -> None:
         bench = Bench(batch_size=2, wait_seconds=0.0)
@@ -298,24 +238,6 @@ def test_a_run_of_rebuilds_holds_a_bounded_number_of_rows() -> None:
     play(story)
 
 
-def test_a_full_queue_has_no_room_until_a_run_takes_from_it() -> None:
-    async def story() -> None:
-        bench = Bench(batch_size=1)
-        ask(bench, whole(request(0)))
-        await settle()  # the network is busy
-        ask(bench, whole(request(1, users=WAITING_USERS)))
-        assert not bench.batcher.has_room
-        waiting = asyncio.ensure_future(bench.batcher.room())
-        await settle()
-        assert not waiting.done()
-        assert bench.value("funnelcast_batch_waiting_users") == WAITING_USERS
-        await bench.finish()
-        assert waiting.done()
-        assert bench.batcher.has_room
-
-    play(story)
-
-
 def test_the_outcome_of_a_piece_is_told_before_its_scores_are_and_so_is_its_cancellation() -> None:
     async def story() -> None:
         bench, told = Bench(batch_size=2), list[tuple[int, bool]]()
@@ -334,69 +256,5 @@ def test_the_outcome_of_a_piece_is_told_before_its_scores_are_and_so_is_its_canc
         bench.scorer.broken = True
         await bench.finish()
         assert told[2:] == [(3, False)]
-
-    play(story)
-
-
-def test_too_many_waiting_users_are_answered_with_base_rates_where_that_is_the_policy() -> None:
-    async def story() -> None:
-        rates = np.linspace(0, 1, 12, dtype="f4").reshape(2, 6)
-        bench = Bench(limits=Limits(1, 0.0, 2, LEISURE_SECONDS, rates))
-        assert bench.batcher.shed(3) is None
-        for name in (1, 2, 3):
-            await bench.ask(name)
-        await asyncio.wait_for(bench.batcher.room(), 1)  # nobody waits for it
-        scores = bench.batcher.shed(3)
-        assert scores is not None
-        assert (scores.result().reach == rates).all()
-        assert scores.result().degraded.tolist() == [True] * 3
-        assert not scores.result().next_type.any()
-        assert bench.value("funnelcast_answers_shed_total") == 3
-        await bench.finish()
-        assert bench.batcher.shed(1) is None
-
-    play(story)
-
-
-def test_what_waits_longer_than_the_latency_target_is_too_much_where_base_rates_are_the_policy() -> None:
-    async def story(rates: np.ndarray | None) -> None:
-        bench = Bench(limits=Limits(1, 0.0, WAITING_USERS, 3.0, rates))
-        await bench.ask(0)
-        await asyncio.sleep(1)
-        await bench.finish()  # a user takes a second
-        for name in range(1, 6):
-            assert bench.batcher.shed(1) is None
-            await bench.ask(name)
-        assert (bench.batcher.shed(1) is not None) == (rates is not None)
-
-    play(lambda: story(np.zeros((2, 6), "f4")))
-    play(lambda: story(None))
-
-
-def test_short_runs_are_done_on_the_event_loop_and_long_ones_in_the_thread() -> None:
-    async def story() -> None:
-        limits = Limits(1, 0.0, WAITING_USERS, LEISURE_SECONDS, inline_seconds=0.5)
-        bench = Bench(limits=limits)
-        assert (await bench.ask(1)).done()
-        assert bench.executor.runs == []
-        for _ in range(20):
-            bench.batcher._fast.pace.ran(1, 1.0)
-        third = await bench.ask(3)
-        assert not third.done()
-        await bench.finish()
-        assert third.done()
-
-    play(story)
-
-
-def test_an_error_of_a_run_on_the_event_loop_reaches_who_asked() -> None:
-    async def story() -> None:
-        bench = Bench(limits=Limits(1, 0.0, WAITING_USERS, LEISURE_SECONDS, inline_seconds=0.5))
-        bench.scorer.broken = True
-        task = await bench.ask(1)
-        with pytest.raises(RuntimeError, match="broken network"):
-            await task
-        bench.scorer.broken = False
-        assert (await bench.ask(2)).done()
 
     play(story)

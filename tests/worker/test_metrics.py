@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from model.contract.events import TYPES
 from model.contract.rows import APPLIED, DUPLICATE, LATE
-from worker.metrics import Histogram, Metrics
+from worker.histograms import Histogram
+from worker.metrics import Metrics
 
 
 def value(metrics: Metrics, name: str, /, **labels: str) -> float | None:
