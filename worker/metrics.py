@@ -213,10 +213,13 @@ class Metrics:
         else:
             self.suppressed.labels(campaign, str(outcome)).inc()
 
-    def transaction(self, seconds: float, changelog_bytes: int, queue_depth: int, partition: int) -> None:
+    def transaction(self, seconds: float) -> None:
         """Count one committed transaction."""
         self.transactions.inc()
         self.transaction_seconds.observe(seconds)
+
+    def committed(self, changelog_bytes: int, queue_depth: int, partition: int) -> None:
+        """Count a partition's part of a committed transaction."""
         self.changelog_bytes.inc(changelog_bytes)
         self.queue_depth.labels(str(partition)).set(queue_depth)
 

@@ -240,9 +240,14 @@ class Partition:
             updates[MARK_KEY] = MARK.pack(self._arrival_ms, self.next_offset)
         return updates
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there are so many users that some should be forgotten."""
+        return len(self.sequences) > USERS_KEPT
+
     def forget_idle(self) -> None:
-        """Bound the memory: drop users without an open session; only after their changes are committed."""
-        if len(self.sequences) > USERS_KEPT:
+        """Bound the memory: drop users without an open session; only after all changes are committed."""
+        if self.is_full:
             dropped = self.sequences.drop_closed(USERS_KEPT // 2)
             if self._states is not None:
                 self._states.drop(dropped)

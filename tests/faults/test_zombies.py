@@ -13,9 +13,9 @@ from tests.support.clicks import real_clicks
 from tests.support.stack import Stack, wait
 
 
-@pytest.mark.parametrize("point", ["folded", "sent", "before_commit", "committed"])
+@pytest.mark.parametrize(("point", "heirs"), [("folded", 1), ("sent", 2), ("before_commit", 2), ("committed", 1)])
 def test_a_zombie_stopped_in_its_transaction_changes_nothing(
-    point: str, broker: str, unique: Callable[[str], str], tmp_path: Path
+    point: str, heirs: int, broker: str, unique: Callable[[str], str], tmp_path: Path
 ) -> None:
     stack = Stack(
         broker, unique, tmp_path, environment={"FUNNELCAST_MAX_CHUNK": "100", "FUNNELCAST_TRANSACTION_CHUNKS": "2"}
@@ -27,8 +27,10 @@ def test_a_zombie_stopped_in_its_transaction_changes_nothing(
         stack.produce(events[:half])
         stack.start("zombie", fault=f"{point}@{flag}:5:{int(signal.SIGSTOP)}")
         wait(flag.exists, 60, lambda: stack.log("zombie")[-3000:])
-        stack.start("heir")
-        stack.wait_ready("heir")
+        for number in range(heirs):  # of two, only one takes over the partition that the transaction is named after
+            stack.start(f"heir-{number}")
+        for number in range(heirs):
+            stack.wait_ready(f"heir-{number}")
         stack.wait_answered()
         stack.verify()
         stack.signal("zombie", signal.SIGCONT)

@@ -56,7 +56,8 @@ def test_decisions_are_triggers_or_suppressed_with_their_reason() -> None:
 def test_answers_transactions_and_failures_are_counted() -> None:
     metrics = Metrics()
     metrics.answered(10, 3)
-    metrics.transaction(0.03, 4000, 5, 1)
+    metrics.transaction(0.03)
+    metrics.committed(4000, 5, 1)
     metrics.inference_failed()
     metrics.identify("taobao", "1", "ab")
     assert value(metrics, "funnelcast_stage_probabilities_emitted_total") == 10
