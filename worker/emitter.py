@@ -118,7 +118,7 @@ class Assignment:
         await self.transactions.begin(targets, bool(writers))
 
     async def _fold(self, trace: Trace) -> list[Part]:
-        """Fold the chunks that wait, and those that arrive meanwhile, up to the bound; a chunk of each in turn."""
+        """Fold the chunks that wait, and those that arrive meanwhile, up to the bound; one of each partition in turn."""
         parts: dict[TP, Part] = {}
 
         def part_of(writer: PartitionWriter) -> Part:
@@ -127,13 +127,14 @@ class Assignment:
                 parts[writer.tp] = writer.begin(outbox)
             return parts[writer.tp]
 
-        left = self._delivery.transaction_chunks
         has_room = True
-        while left > 0 and has_room and (ready := [writer for writer in self.writers.values() if writer.waiting]):
-            for writer in ready[:left]:
+        for _ in range(self._delivery.transaction_chunks):
+            ready = [writer for writer in self.writers.values() if writer.waiting]
+            if not ready or not has_room:
+                break
+            for writer in ready:
                 writer.fold(part_of(writer), trace)
                 await asyncio.sleep(0)  # a chunk takes some ms: let the scorer in between
-            left -= len(ready)
             has_room = self._batcher is None or self._batcher.has_room
         if time.monotonic() - self._ticked >= TICK_SECONDS:
             self._ticked = time.monotonic()
