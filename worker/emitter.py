@@ -118,7 +118,7 @@ class Assignment:
         await self.transactions.begin(targets, bool(writers))
 
     async def _fold(self, trace: Trace) -> list[Part]:
-        """Fold the chunks that wait, and those that arrive meanwhile, up to the bound; one of each partition in turn."""
+        """Fold the chunks that wait, and those that arrive meanwhile, up to the bound; each partition in turn."""
         parts: dict[TP, Part] = {}
 
         def part_of(writer: PartitionWriter) -> Part:

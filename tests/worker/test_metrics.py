@@ -46,8 +46,7 @@ def test_a_chunk_is_counted_by_what_became_of_its_records() -> None:
 
 def test_decisions_are_triggers_or_suppressed_with_their_reason() -> None:
     metrics = Metrics()
-    for outcome in ("fire", "cooldown", "cooldown", "holdout"):
-        metrics.decided("nudge", outcome)
+    metrics.decided({("nudge", "fire"): 1, ("nudge", "cooldown"): 2, ("nudge", "holdout"): 1})
     assert value(metrics, "funnelcast_triggers_emitted_total", campaign="nudge") == 1
     assert value(metrics, "funnelcast_triggers_suppressed_total", campaign="nudge", reason="cooldown") == 2
     assert value(metrics, "funnelcast_triggers_suppressed_total", campaign="nudge", reason="fire") is None
