@@ -157,6 +157,10 @@ class Batcher:
         """Whether a block that comes now is answered without the writer's waiting for room."""
         return self._room.is_set() or self._limits.base_rates is not None
 
+    def wait_seconds(self, users: int) -> float:
+        """Return how long that many may wait for others that go with them."""
+        return self._fast.pace.wait_seconds(users)
+
     def hurry(self) -> None:
         """Let what waits go at once: no more will come until it is answered."""
         self._hurried = self._number

@@ -50,6 +50,7 @@ class Assignment:
         self.transactions = transactions
         self._delivery, self._batcher, self._metrics = delivery, batcher, metrics
         self._arrived = asyncio.Event()
+        self._arrived_at = 0.0  # when the chunk came that waits longest
         self.ended = False  # what comes now is left to the next owner
         self._ticked = 0.0
         self._delivering: asyncio.Task[None] | None = None
@@ -58,7 +59,9 @@ class Assignment:
         """Queue one chunk for its partition; wait while its queue is full."""
         writer = self.writers[event.message.tp]
         await writer.waiting.put(event)
-        self._arrived.set()
+        if not self._arrived.is_set():
+            self._arrived_at = time.monotonic()
+            self._arrived.set()
         if self.ended:
             writer.close()
 
@@ -94,6 +97,9 @@ class Assignment:
         is_full = any(writer.partition.is_full for writer in self.writers.values())
         if waiting < LITTLE_RECORDS or is_full:
             await self._delivered()
+            if self._batcher is not None:  # the oldest chunk waits for others a little
+                since_seconds = time.monotonic() - self._arrived_at
+                await asyncio.sleep(max(0.0, self._batcher.wait_seconds(waiting) - since_seconds))
             for writer in self.writers.values():
                 writer.partition.forget_idle()
         if self._batcher is not None:

@@ -71,7 +71,9 @@ class Settings(BaseSettings):
     store: Literal["rocksdb", "memory"] = Field("rocksdb", description="where the user-sequences table lives")
 
     batch_size: int = Field(64, ge=1, le=4096, description="users that close a micro-batch")
-    batch_wait_seconds: float = Field(0.005, ge=0, le=10, description="longest wait of a micro-batch's oldest user")
+    batch_wait_seconds: float = Field(
+        0.005, ge=0, le=10, description="longest wait of the oldest click for others that go with it"
+    )
     latency_target_seconds: float = Field(
         0.1, ge=0.001, le=60, description="p99 of an answer; where it is tight, micro-batches are smaller and wait less"
     )
