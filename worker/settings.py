@@ -71,7 +71,9 @@ class Settings(BaseSettings):
     store: Literal["rocksdb", "memory"] = Field("rocksdb", description="where the user-sequences table lives")
 
     batch_size: int = Field(64, ge=1, le=4096, description="users that close a micro-batch")
-    batch_wait_seconds: float = Field(0.005, ge=0, le=10, description="longest wait of a micro-batch's oldest user")
+    batch_wait_seconds: float = Field(
+        0.005, ge=0, le=10, description="longest wait of the oldest click for others that go with it"
+    )
     latency_target_seconds: float = Field(
         0.1, ge=0.001, le=60, description="p99 of an answer; where it is tight, micro-batches are smaller and wait less"
     )
@@ -84,7 +86,7 @@ class Settings(BaseSettings):
     )
     inference_threads: int = Field(1, ge=1, le=256, description="threads of one run of the network")
     max_chunk: int = Field(2048, ge=1, le=65_536, description="most records that are folded together")
-    transaction_chunks: int = Field(16, ge=1, le=1024, description="most chunks of one transaction")
+    transaction_chunks: int = Field(16, ge=1, le=1024, description="most chunks of a partition in one transaction")
     session_timeout_seconds: float = Field(8.0, ge=1, le=300, description="silence that ends a membership")
     instance_id: str = Field("", max_length=200, description="static group member id (the pod's name); empty: dynamic")
 

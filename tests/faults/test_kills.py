@@ -42,6 +42,8 @@ def test_random_kills_lose_and_repeat_nothing(
             time.sleep(chance.choice((0, 0, 0.5, 1.5)))
             stack.start(tag)
         load.join(240)
+        for tag in tags:
+            stack.wait_ready(tag)  # only workers that run close the last sessions
         stack.wait_answered(180)
         expected = stack.verify()
         moments = f"{recovering} while starting or recovering, {wiped} with the state wiped"
