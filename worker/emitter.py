@@ -127,6 +127,7 @@ class PartitionWriter:
         trace.end()
         self._store(changes, changelog)
         self.partition.forget_idle()
+        self.partition.explain()
         for chunk in chunks:
             chunk.ack()
         self.busy, self._started, self._oldest_ms = False, None, None

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from model.contract.rows import DAY_MS
 from model.contract.sequence import LATE, REVISED, Block, Rules, Sequences, is_open
 from worker.decode import Bounds, Chunk, Record, decode_chunk
+from worker.explanations import Explainer, Sample
 from worker.frames import Frame
 from worker.hotstate import HotState, UserStates
 from worker.metrics import LatestTrigger, Metrics
@@ -51,6 +52,7 @@ class Rooms:
     topics: Topics
     metrics: Metrics
     hot: HotState | None = None  # None: every score comes from the whole sequence
+    explainer: Explainer | None = None
     horizon_ms: int = DAY_MS
 
 
@@ -77,6 +79,9 @@ class Partition:
         self.topics = rooms.topics
         self._encoder = rooms.encoder(number)
         self._states = UserStates(rooms.hot) if rooms.hot is not None else None
+        self._sample = (
+            Sample(rooms.explainer, self._encoder, self.sequences, number) if rooms.explainer is not None else None
+        )
         self._outcomes = Outcomes(rooms.horizon_ms, rooms.policy, rooms.metrics)
         self._memories: dict[bytes, Memory] = {}
         self._remembering: set[bytes] = set()  # users whose memory changed in this transaction
@@ -153,6 +158,8 @@ class Partition:
 
     def pieces(self, pending: Pending) -> list[Piece]:
         """Return what the network has to do for a block; only while the block is the newest, and to be submitted."""
+        if self._sample is not None:
+            self._sample.look(pending.block, pending.offsets)
         if self._states is None:
             return [whole(self.sequences.inputs(pending.block))]
         return self._states.plan(self.sequences, pending.block)
@@ -239,6 +246,11 @@ class Partition:
         if self.next_offset is not None:
             updates[MARK_KEY] = MARK.pack(self._arrival_ms, self.next_offset)
         return updates
+
+    def explain(self) -> None:
+        """Have an answer explained that was picked for it; only after it is committed."""
+        if self._sample is not None:
+            self._sample.committed()
 
     def forget_idle(self) -> None:
         """Bound the memory: drop users without an open session; only after their changes are committed."""

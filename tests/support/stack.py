@@ -50,13 +50,14 @@ class Stack:
 
     def __post_init__(self) -> None:
         self.app_id = self.unique("app")
-        names = ("clickstream", "stage_probabilities", "triggers", "dead_letters", "late")
+        names = ("clickstream", "stage_probabilities", "triggers", "dead_letters", "late", "explanations")
         self.topics = {name: self.unique(name.replace("_", "-")) for name in names}
         self.settings = load_settings(
             broker=self.broker,
             app_id=self.app_id,
             partitions=self.partitions,
             state_dir=self.directory / "none",
+            explain_one_in=self.environment.get("FUNNELCAST_EXPLAIN_ONE_IN"),
             **self.topics,
         )
         ensure_topics(self.settings)

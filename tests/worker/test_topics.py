@@ -48,6 +48,11 @@ def test_topics_are_created_once_with_one_partition_count_and_a_compacted_change
     assert set(policies.values()) == {"delete"}
 
 
+def test_a_topic_of_explanations_is_needed_only_where_some_are_wanted() -> None:
+    every, none = (load_settings(explain_one_in=one_in) for one_in in (100, 0))
+    assert [topic.name for topic in needed(every)] == [*(topic.name for topic in needed(none)), "funnel.explanations"]
+
+
 def test_a_dead_letter_may_be_larger_than_the_largest_click(settings: Settings) -> None:
     largest = {topic.name: int(topic.configs.get("max.message.bytes", 0)) for topic in needed(settings)}
     assert largest[settings.clickstream] == 16 * 1024 * 1024
