@@ -175,11 +175,13 @@ def _network(
     """Load the graphs; hot state where the bundle has a step graph and there is memory for it."""
     if bundle is None:
         return None, None
-    scorer: Scoring = Scorer(bundle, settings.inference_threads, metrics.inference_failed)
+    scorer: Scoring
+    scorer = whole = Scorer(bundle, settings.inference_threads, metrics.inference_failed)
+    metrics.gpu_missing.set(whole.misses_gpu)
     hot, state = None, bundle.contract.state
     slots = settings.hot_state_bytes // state.bytes if state is not None else 0
-    if state is not None and slots and isinstance(scorer, Scorer) and scorer.on_cpu:
-        scorer = hot_scorer(scorer, state, slots, settings.inference_threads)
+    if state is not None and slots and whole.on_cpu:
+        scorer = hot_scorer(whole, state, slots, settings.inference_threads)
         hot = HotState(slots, state.bytes, metrics)
     limits = Limits(
         settings.batch_size,

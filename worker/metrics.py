@@ -128,6 +128,7 @@ class Metrics:
         self.broker_silent_seconds = self._gauge("broker_silent_seconds", "Time since a broker last answered a probe")
         self.loop_silent_seconds = self._gauge("event_loop_silent_seconds", "Time since the event loop last turned")
         self.assignments = self._counter("partition_assignments", "Times that partitions were assigned: rebalances")
+        self.gpu_missing = self._gauge("gpu_missing", "1 when the network was to run on a GPU, but runs on the CPU")
         self.transaction_age_seconds = self._gauge(
             "transaction_age_seconds", "Age of the open transaction, 0 when none is open", "partition"
         )

@@ -29,6 +29,12 @@ STATE_OUTPUTS = ("rings", "counts")  # of each user after its last row
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
+NO_GPU = (
+    "the network runs on the CPU, though this onnxruntime is built for CUDA: give the worker a GPU whose driver fits "
+    "(nvidia-smi lists it, no line of onnxruntime above complains), or install onnxruntime instead of onnxruntime-gpu "
+    "(the image without -gpu)"
+)
+
 Keep: TypeAlias = Callable[[Array, Array, Array], None]  # users, their rings and their counts
 
 
@@ -60,6 +66,9 @@ class Scorer:
         self.bundle, self.on_failure = bundle, on_failure
         self._session = session or open_session(bundle.model_path, threads)
         self.base_rates = np.array(bundle.contract.base_rates, "f4")  # (2, 6)
+        self.misses_gpu = self.on_cpu and session is None and CUDA in onnxruntime.get_available_providers()
+        if self.misses_gpu:
+            log.warning(NO_GPU)
         check_golden(bundle, self._session)
 
     @property
