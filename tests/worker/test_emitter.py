@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from faust.types import TP
 
-from model.contract.sequence import default_rules
 from tests.support.hand_loop import HandExecutor, play, settle
+from tests.support.partitions import Table, plain_rooms
 from worker.batcher import Batcher, Limits
-from worker.decode import Bounds
 from worker.emitter import Emitter, PartitionWriter
 from worker.metrics import Metrics
 from worker.outbox import Delivery
-from worker.partition import Partition, Rooms, Topics
+from worker.partition import Partition
 from worker.pieces import Piece, Scores
-from worker.policy import load_policy
-from worker.records import NO_MODEL, Encoder, Source
 
 TRANSACTION_CHUNKS = 2
 PLACE = TP("clicks", 0)
@@ -57,18 +54,6 @@ class Deliveries(Delivery):
         return Producer()
 
 
-class Table:
-    """An empty table that forgets what is written."""
-
-    def read(self, partition: int, key: bytes) -> bytes | None:
-        return None
-
-    def scan(self, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        return iter(())
-
-    def write(self, partition: int, changes: Any, last: int | None) -> None: ...
-
-
 class Network:
     """Answers zeros."""
 
@@ -92,17 +77,9 @@ class Chunk:
 
 
 def make_writer(batcher: Batcher, metrics: Metrics) -> PartitionWriter:
-    rooms = Rooms(
-        default_rules(),
-        Bounds(),
-        load_policy(None, "salt"),
-        lambda partition: Encoder(Source("app", "clicks", partition), NO_MODEL),
-        Topics("probabilities", "triggers", "dead", "late"),
-        metrics,
-    )
     table: Any = Table()
     delivery = Deliveries(["nowhere:1"], "app", "changelog", TRANSACTION_CHUNKS, 1)
-    return PartitionWriter(PLACE, Partition(0, table, rooms), delivery, batcher, table, metrics)
+    return PartitionWriter(PLACE, Partition(0, table, plain_rooms(metrics)), delivery, batcher, table, metrics)
 
 
 def test_when_the_network_cannot_follow_the_agent_waits_and_nothing_is_lost() -> None:
