@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import urllib.request
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -92,10 +91,7 @@ def explanations(stack: Stack) -> list[Explanation]:
 
 
 def counted(stack: Stack, outcome: str) -> float:
-    with urllib.request.urlopen(f"http://127.0.0.1:{stack.ports['a']}/metrics", timeout=5) as page:
-        lines = page.read().decode().splitlines()
-    (line,) = [line for line in lines if line.startswith(f'funnelcast_explanations_total{{outcome="{outcome}"}}')]
-    return float(line.rpartition(" ")[2])
+    return stack.metrics("a")[f'funnelcast_explanations_total{{outcome="{outcome}"}}']
 
 
 def unlike(one: dict, other: dict) -> float:
