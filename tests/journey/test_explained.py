@@ -56,7 +56,7 @@ def served(stack: Stack, offline: Offline) -> tuple[dict[str, dict], list[Explan
         stack.wait_ready("a")
         stack.produce(offline.events[:BEFORE])
         if explaining:
-            wait(lambda: counted(stack, "published") > 0, 120, lambda: stack.log("a")[-3000:])
+            wait(lambda: counted(stack, "published") > 0, 240, lambda: stack.log("a")[-3000:])
         stack.produce(offline.events[BEFORE:CLICKS], per_second=300 if explaining else None)
         stack.wait_answered()
         if explaining:
@@ -79,7 +79,7 @@ def explanations(stack: Stack) -> list[Explanation]:
         time.sleep(1)
         return last[-1] == last[-2] >= 3
 
-    wait(quiet, 90, lambda: stack.log("a")[-3000:])
+    wait(quiet, 150, lambda: stack.log("a")[-3000:])
     assert counted(stack, "failed") == 0
     records = stack.read(stack.topics["explanations"])
     told = [msgspec.json.decode(record.value or b"", type=Explanation) for record in records]
