@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -24,7 +24,7 @@ from worker import transport
 from worker.batcher import Batcher, Limits, Scoring
 from worker.broker import client_options, tls_context
 from worker.decode import Bounds
-from worker.emitter import EXIT_FATAL, Emitter, PartitionWriter
+from worker.emitter import EXIT_FATAL, Assignment, Emitter
 from worker.explanations import Explainer
 from worker.health import Health
 from worker.hotscorer import hot_scorer
@@ -40,6 +40,9 @@ from worker.scorer import Scorer
 from worker.sequences import TABLE_NAME, SequenceTable
 from worker.settings import Settings
 from worker.tracing import Tracing, make_tracing
+from worker.transactions import Transactions
+from worker.transport import Membership
+from worker.writer import PartitionWriter
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +106,7 @@ def make_service(
     delivery = Delivery(
         settings.broker.split(","),
         settings.app_id,
+        settings.stage_probabilities,
         table.changelog_topic_name,
         settings.transaction_chunks,
         settings.max_chunk,
@@ -110,15 +114,21 @@ def make_service(
         tracing=tracing,
     )
 
-    def make_writer(tp: TP) -> PartitionWriter:
-        return PartitionWriter(tp, Partition(tp.partition, table, rooms), delivery, batcher, table, metrics)
+    def make(partitions: Iterable[TP], membership: Membership) -> Assignment:
+        writers = [
+            PartitionWriter(tp, Partition(tp.partition, table, rooms), delivery, batcher, table, metrics)
+            for tp in partitions
+        ]
+        transactions = Transactions(delivery.producer, [writer.tp for writer in writers], membership)
+        return Assignment(writers, transactions, delivery, batcher, metrics)
 
-    emitter = Emitter(app, make_writer, metrics)
+    emitter = Emitter(app, make, metrics)
     transport.install(app, emitter, [settings.clickstream], settings.max_chunk)
     _add_agent(app, settings, emitter)
     probe = Probe(delivery.brokers, settings.clickstream, delivery.client_options)
     recovery = cast(Tables, app.tables).recovery
     recovery.connect = partial(changelog_reader, delivery.brokers, delivery.client_options)
+    recovery.group, recovery.source = settings.app_id, settings.clickstream
     recovery.on_restored = emitter.start
     _add_tasks(app, emitter, metrics, health)
     _add_probe(app, probe, metrics, health)

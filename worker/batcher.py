@@ -88,10 +88,11 @@ class Lane:
                 request.piece.done(None)
         self.waiting = deque(request for request in self.waiting if not request.scores.done())
 
-    def deadline(self) -> float:
-        """Return the time at which the oldest has to go; the past when they fill a micro-batch."""
-        units = self.units(self.waiting)
-        return 0.0 if units >= self.pace.size() else self.waiting[0].since + self.pace.wait_seconds(units)
+    def deadline(self, hurried: int) -> float:
+        """Return the time at which the oldest has to go; the past when they fill a micro-batch or it is hurried."""
+        units, oldest = self.units(self.waiting), self.waiting[0]
+        is_due = units >= self.pace.size() or oldest.number <= hurried
+        return 0.0 if is_due else oldest.since + self.pace.wait_seconds(units)
 
     def take(self, before: int | None) -> list[Request]:
         """Take the oldest, at least one, until the micro-batch is full; none that came after number `before`."""
@@ -119,7 +120,7 @@ class Batcher:
         self._fast = Lane(limits, limits.batch_users, by_rows=False)
         self._slow = Lane(limits, REBUILD_ROWS, by_rows=True)
         self._latest = self._slow
-        self._number = 0
+        self._number = self._hurried = 0  # of the latest request, of the latest that is not to wait
         self._changed, self._room = asyncio.Event(), asyncio.Event()
         self._room.set()
         self._task: asyncio.Task[None] | None = None
@@ -155,6 +156,11 @@ class Batcher:
     def has_room(self) -> bool:
         """Whether a block that comes now is answered without the writer's waiting for room."""
         return self._room.is_set() or self._limits.base_rates is not None
+
+    def hurry(self) -> None:
+        """Let what waits go at once: no more will come until it is answered."""
+        self._hurried = self._number
+        self._changed.set()
 
     def shed(self, rows: int) -> asyncio.Future[Scores] | None:
         """Answer a block of that many wanted rows with base rates, if the queue is full and that is the policy."""
@@ -192,10 +198,11 @@ class Batcher:
             lanes = self._able()
             if not lanes and self._closed:
                 return None
-            due = [lane for lane in lanes if self._closed or loop.time() >= lane.deadline()]
+            due = [lane for lane in lanes if self._closed or loop.time() >= lane.deadline(self._hurried)]
             if due:
                 return due[0]
-            alarm = loop.call_at(min(lane.deadline() for lane in lanes), self._changed.set) if lanes else None
+            deadline = min((lane.deadline(self._hurried) for lane in lanes), default=None)
+            alarm = None if deadline is None else loop.call_at(deadline, self._changed.set)
             await self._changed.wait()
             if alarm is not None:
                 alarm.cancel()

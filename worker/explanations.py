@@ -39,6 +39,7 @@ class Asked(NamedTuple):
     user: bytes
     headers: list[Header]
     partition: int
+    explainer: Explainer
 
 
 class Explainer:
@@ -147,10 +148,9 @@ class Sample:
         past = Rows(*(column[: row + 1] for column in kept))
         asked = question(answer_id.decode(), user, past, self._sequences.names)
         headers = self._encoder.explanation_headers(answer_id, user, time_ms)
-        self._picked = Asked(asked, user, headers, self._partition)
+        self._picked = Asked(asked, user, headers, self._partition, self._explainer)
 
-    def committed(self) -> None:
-        """Ask about the answer that was picked, now that it is out."""
-        if self._picked is not None:
-            self._explainer.ask(self._picked)
-            self._picked = None
+    def take(self) -> Asked | None:
+        """Return the answer that was picked, to be asked about once it is committed."""
+        picked, self._picked = self._picked, None
+        return picked

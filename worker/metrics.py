@@ -6,7 +6,7 @@ Each `Metrics` has a registry of its own, so a test counts from zero.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -214,21 +214,25 @@ class Metrics:
             for counter, value in zip(counters, sums.ravel().tolist(), strict=True):
                 counter.inc(value)
 
-    def decided(self, campaign: str, outcome: str) -> None:
-        """Count one decision: a trigger, or the reason why there is none."""
-        if outcome == "fire":
-            self.triggers.labels(campaign).inc()
-        else:
-            self.suppressed.labels(campaign, str(outcome)).inc()
+    def decided(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """Count decisions by campaign and outcome: a trigger, or the reason why there is none."""
+        for (campaign, outcome), count in counts.items():
+            if outcome == "fire":
+                self.triggers.labels(campaign).inc(count)
+            else:
+                self.suppressed.labels(campaign, str(outcome)).inc(count)
 
     def explained(self, outcome: str) -> None:
         """Count an answer that was picked to be explained."""
         self.explanations.labels(outcome).inc()
 
-    def transaction(self, seconds: float, changelog_bytes: int, queue_depth: int, partition: int) -> None:
+    def transaction(self, seconds: float) -> None:
         """Count one committed transaction."""
         self.transactions.inc()
         self.transaction_seconds.observe(seconds)
+
+    def committed(self, changelog_bytes: int, queue_depth: int, partition: int) -> None:
+        """Count a partition's part of a committed transaction."""
         self.changelog_bytes.inc(changelog_bytes)
         self.queue_depth.labels(str(partition)).set(queue_depth)
 

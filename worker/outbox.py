@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiokafka.producer.sender
 from aiokafka import AIOKafkaProducer
 
 from worker.records import BATCH_BYTES, Header, Output
 from worker.tracing import UNTRACED, Tracing
+from worker.transactions import Transactions
 from worker.transport import TP
-
-# The broker answers CONCURRENT_TRANSACTIONS while the last commit's markers are written; aiokafka's pause of 20 ms
-# doubles the median latency.
-aiokafka.producer.sender.BACKOFF_OVERRIDE = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +21,7 @@ class Delivery:
 
     brokers: list[str]
     app_id: str
+    answers_topic: str
     changelog_topic: str
     transaction_chunks: int
     max_chunk: int
@@ -45,39 +42,42 @@ class Delivery:
 
 
 class Outbox:
-    """The record batches of one transaction; every target partition has the number of the source partition."""
+    """The record batches of one source partition's part of a transaction; every target partition has its number."""
 
-    def __init__(self, producer: AIOKafkaProducer, partition: int) -> None:
-        self._producer = producer
-        self._partition = partition
-        self._pending: list[tuple[asyncio.Future[Any], int]] = []
+    def __init__(self, create_batch: Callable[[], Any], partition: int) -> None:
+        self._create_batch, self._partition = create_batch, partition
+        self._batches: list[tuple[Any, str]] = []
+        self._acknowledgements: list[asyncio.Future[Any]] = []
 
-    async def send(
-        self, topic: str, records: Iterable[Output], context: Sequence[Header] = ()
-    ) -> list[tuple[asyncio.Future[Any], int]]:
-        """Send (key, value, headers) records in batches, `context` behind the headers of each.
-
-        Returns the batches' acknowledgements with their sizes.
-        """
-        batch, size, sent = self._producer.create_batch(), 0, []
+    def send(self, topic: str, records: Iterable[Output], context: Sequence[Header] = ()) -> None:
+        """Put (key, value, headers) records into batches, `context` behind the headers of each."""
+        batch, size = self._create_batch(), 0
         for key, value, headers in records:
             headers = [*headers, *context] if context else headers
             if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
-                sent.append(await self.post(batch, topic, size))
-                batch, size = self._producer.create_batch(), 0
+                self.post(batch, topic)
+                batch, size = self._create_batch(), 0
                 batch.append(key=key, value=value, timestamp=None, headers=headers)  # the first one always fits
             size += 1
         if size:
-            sent.append(await self.post(batch, topic, size))
-        return sent
+            self.post(batch, topic)
 
-    async def post(self, batch: Any, topic: str, size: int) -> tuple[asyncio.Future[Any], int]:
-        """Send one record batch of that many records."""
-        acknowledgement = await self._producer.send_batch(batch, topic, partition=self._partition)
-        self._pending.append((acknowledgement, size))
-        return self._pending[-1]
+    def post(self, batch: Any, topic: str) -> None:
+        """Put a record batch that is complete."""
+        self._batches.append((batch, topic))
+
+    async def deliver(self, transactions: Transactions) -> None:
+        """Send the batches, in order; a partition takes the next one when the last one is on its way."""
+        for batch, topic in self._batches:
+            self._acknowledgements.append(await transactions.send_batch(batch, topic, self._partition))
 
     async def acknowledged(self) -> None:
         """Wait for every batch: aiokafka would commit a transaction that holds a failed one."""
-        for acknowledgement, _ in self._pending:
+        for acknowledgement in self._acknowledgements:
             await acknowledgement
+
+    def last_offset(self, topic: str) -> int | None:
+        """Return the offset of the last record that a topic took, None if it got none."""
+        sent = zip(self._batches, self._acknowledgements, strict=True)
+        ends = [done.result().offset + batch.record_count() - 1 for (batch, to), done in sent if to == topic]
+        return ends[-1] if ends else None

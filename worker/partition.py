@@ -5,6 +5,7 @@ No Kafka, no clock: the emitter passes records and the time in and carries every
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +17,24 @@ import numpy.typing as npt
 from model.contract.rows import DAY_MS
 from model.contract.sequence import LATE, REVISED, Block, Rules, Sequences, is_open
 from worker.decode import Bounds, Chunk, Record, decode_chunk
-from worker.explanations import Explainer, Sample
+from worker.explanations import Asked, Explainer, Sample
 from worker.frames import Frame
 from worker.hotstate import HotState, UserStates
 from worker.metrics import LatestTrigger, Metrics
 from worker.outcomes import Outcomes
 from worker.pieces import Piece, Scores, whole
-from worker.policy import Answer, Decision, Memory, Outcome, Policy, candidates, decide, memory_bytes, memory_of
+from worker.policy import (
+    Answer,
+    Decision,
+    Memory,
+    Outcome,
+    Policy,
+    candidates,
+    decide,
+    memory_bytes,
+    memory_of,
+    unarmed,
+)
 from worker.records import Answers, Encoder, Header, Output
 from worker.sequences import CAMPAIGN_KEY, HEAD_KEY, MARK, MARK_KEY, STREAM_KEY, SequenceTable
 
@@ -84,6 +96,7 @@ class Partition:
         )
         self._outcomes = Outcomes(rooms.horizon_ms, rooms.policy, rooms.metrics)
         self._memories: dict[bytes, Memory] = {}
+        self._unarmed: dict[bytes, int] = {}  # by user, as policy.unarmed counts
         self._remembering: set[bytes] = set()  # users whose memory changed in this transaction
         self.next_offset: int | None = None  # of the source: where the table ends
         self._arrival_ms = 0
@@ -137,7 +150,7 @@ class Partition:
         self.sequences.load(user, self._read)
         memory = memory_of(self._read(CAMPAIGN_KEY + user))
         if memory:
-            self._memories[user] = memory
+            self._remember(user, memory)
 
     def stream_now_ms(self, monotonic: float) -> int:
         """Return the stream time: the newest event time, moved on by the wall clock only while the source is live."""
@@ -199,22 +212,24 @@ class Partition:
     def _triggers(self, answers: Answers) -> list[Output]:
         assert answers.reach is not None
         session_end = answers.offset < 0
-        remembered = np.array([key in self._memories for key in answers.keys], bool)
+        fired = np.array([self._unarmed.get(key, 0) for key in answers.keys], np.uint64)
         rows = candidates(
-            self._rooms.policy, session_end, answers.user_stage, answers.reach, answers.degraded, remembered
-        )
+            self._rooms.policy, session_end, answers.user_stage, answers.reach, answers.degraded, fired
+        ).tolist()
         # A memory made inside this block makes the user's later rows candidates too: decide() must see them to re-arm.
         outputs: list[Output] = []
         made: set[bytes] = set()
+        counts: Counter[tuple[str, str]] = Counter()
         for row, key in enumerate(answers.keys):
             if rows[row] or key in made:
                 for decision in self._decide(answers, row, key, bool(session_end[row]), made):
-                    outputs.append(self._encoder.trigger(key, decision, int(answers.event_time[row])))
+                    counts[decision.campaign.name, decision.outcome] += 1
+                    if decision.outcome is Outcome.FIRE:
+                        outputs.append(self._encoder.trigger(key, decision, int(answers.event_time[row])))
+        self._rooms.metrics.decided(counts)
         return outputs
 
-    def _decide(
-        self, answers: Answers, row: int, key: bytes, session_end: bool, made: set[bytes]
-    ) -> Iterator[Decision]:
+    def _decide(self, answers: Answers, row: int, key: bytes, session_end: bool, made: set[bytes]) -> list[Decision]:
         assert answers.reach is not None
         memory = self._memories.get(key, {})
         answer = Answer(
@@ -222,19 +237,22 @@ class Partition:
             int(answers.event_time[row]),
             session_end,
             int(answers.user_stage[row]),
-            answers.reach[row],
+            answers.reach[row].tolist(),
             bool(answers.degraded[row]),
         )
         changed, decisions = decide(memory, answer, self._rooms.policy)
         if changed is not memory:
-            self._memories[key] = changed
+            self._remember(key, changed)
             self._remembering.add(key)
             made.add(key)
         for decision in decisions:
-            self._rooms.metrics.decided(decision.campaign.name, decision.outcome)
             if decision.outcome is Outcome.FIRE:
                 self._rooms.metrics.latest_triggers.append(_latest(answer, decision))
-                yield decision
+        return decisions
+
+    def _remember(self, user: bytes, memory: Memory) -> None:
+        self._memories[user] = memory
+        self._unarmed[user] = unarmed(memory, self._rooms.policy)
 
     def changes(self) -> dict[bytes, bytes | None]:
         """Return the table updates of everything changed since the last call, and how far the source was read."""
@@ -247,18 +265,23 @@ class Partition:
             updates[MARK_KEY] = MARK.pack(self._arrival_ms, self.next_offset)
         return updates
 
-    def explain(self) -> None:
-        """Have an answer explained that was picked for it; only after it is committed."""
-        if self._sample is not None:
-            self._sample.committed()
+    def picked(self) -> Asked | None:
+        """Take the answer of this transaction that is to be explained."""
+        return None if self._sample is None else self._sample.take()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are so many users that some should be forgotten."""
+        return len(self.sequences) > USERS_KEPT
 
     def forget_idle(self) -> None:
-        """Bound the memory: drop users without an open session; only after their changes are committed."""
-        if len(self.sequences) > USERS_KEPT:
+        """Bound the memory: drop users without an open session; only after all changes are committed."""
+        if self.is_full:
             dropped = self.sequences.drop_closed(USERS_KEPT // 2)
             if self._states is not None:
                 self._states.drop(dropped)
             self._memories = {user: memory for user, memory in self._memories.items() if user in self.sequences}
+            self._unarmed = {user: self._unarmed[user] for user in self._memories}
 
     def close(self) -> None:
         """Let go of what the worker's partitions share."""

@@ -22,6 +22,7 @@ from worker.campaigns import Campaign, load_campaigns
 
 SCOPES = ("category", "user")
 MEMORY_VERSION = 1
+RULE_BITS = 64
 _ENTRY = Struct("<Iq")  # campaign key; 2 * time of the last fire + armed
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
@@ -139,19 +140,31 @@ def candidates(
     user_stage: npt.NDArray[Any],
     reach: npt.NDArray[Any],
     degraded: Flags,
-    remembered: Flags,
+    fired: npt.NDArray[np.uint64],
 ) -> Flags:
-    """Mark the rows (A,) that `decide` must see: a condition holds, or a remembered user may re-arm.
+    """Mark the rows (A,) that `decide` must see: a condition holds, or a campaign that fired may re-arm.
 
-    For the other rows it would return the same memory and no decision. A decision makes its user a remembered one.
+    For the other rows it would return the same memory and no decision. `fired` (A,) are the users' `unarmed` rules.
     """
     of = policy.columns
     chance = reach[:, of.scope, of.stage].astype("f8")  # (A, C)
     applies = of.kinds[session_end.astype("i8")] & of.stages[user_stage]  # (A, C)
     holds = np.where(of.below, chance < of.threshold, chance > of.threshold) & applies  # (A, C)
     left = np.where(of.below, chance >= of.rearm, chance <= of.rearm)  # (A, C)
-    flags: Flags = holds.any(axis=1) | (remembered & ~degraded & left.any(axis=1))
+    waits = (fired[:, None] >> (np.arange(len(policy.rules), dtype=np.uint64) % RULE_BITS)) & np.uint64(1)  # (A, C)
+    rearms = (left & (waits != 0)).any(axis=1) & ~degraded
+    flags: Flags = holds.any(axis=1) | rearms
     return flags
+
+
+def unarmed(memory: Memory, policy: Policy) -> int:
+    """Return the rules that wait to be armed again, a bit each; where there are more than bits, several share one."""
+    bits = 0
+    for number, rule in enumerate(policy.rules):
+        mark = memory.get(rule.key)
+        if mark is not None and not mark.armed:
+            bits |= 1 << number % RULE_BITS
+    return bits
 
 
 def decide(memory: Memory, answer: Answer, policy: Policy) -> tuple[Memory, list[Decision]]:

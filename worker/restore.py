@@ -2,7 +2,8 @@
 
 Each recovery reads with a consumer of its own, which ends with it. Faust's recovery shares the consumer that serves:
 records that a fetch of the last assignment returns after the seek of the new one are dropped, and the table keeps a
-hole that nothing shows.
+hole that nothing shows. It begins when nothing that earlier owners wrote is open: their transactions commit, or are
+aborted by those who took over the partition that they are named after.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, cast
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer.fetcher import READ_UNCOMMITTED
 from aiokafka.errors import IllegalStateError, KafkaError
 from faust.tables import TableManager
 from faust.tables.recovery import RebalanceAgain, Recovery, ServiceStopped
 from faust.types import TP
 from mode import Service
+
+from worker.transactions import SETTLE_SECONDS, settle
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +68,27 @@ async def read_log(consumer: AIOKafkaConsumer, starts: Mapping[TP, int], ends: M
                 behind.remove(tp)
 
 
+async def stable_ends(consumer: AIOKafkaConsumer, partitions: list[TP]) -> dict[TP, int]:
+    """Return the end offsets of what is committed, once all that is written by now is committed or aborted."""
+    fetcher: Any = consumer._fetcher
+    fetcher._isolation_level, committed = READ_UNCOMMITTED, fetcher._isolation_level
+    try:
+        written = await consumer.end_offsets(partitions)
+    finally:
+        fetcher._isolation_level = committed
+    while True:
+        ends: dict[TP, int] = await consumer.end_offsets(partitions)
+        if all(ends[tp] >= written[tp] for tp in partitions):
+            return ends
+        await asyncio.sleep(SETTLE_SECONDS)
+
+
 class Restoring(Recovery):
     """Faust's recovery with its own reading replaced; rebalances, signals and figures are Faust's."""
 
     connect: Connect
+    group: str
+    source: str  # topic
     on_restored: Callable[[], None]
 
     @Service.task
@@ -108,7 +129,8 @@ class Restoring(Recovery):
         consumer = self.connect()
         await consumer.start()
         try:
-            ends = await consumer.end_offsets(tables)
+            await settle(consumer._client, self.group, [TP(self.source, tp.partition) for tp in tables])
+            ends = await stable_ends(consumer, list(tables))
             self.active_highwaters, self.active_offsets = Counter(ends), Counter(starts)  # what the metric shows
 
             def apply(tp: TP, records: list[Any], position: int) -> None:

@@ -58,11 +58,9 @@ class Traced:
         self._tracer = provider.get_tracer("funnelcast")
         self._share, self._app_id = share, app_id
 
-    def transaction(self, topic: str, partition: int) -> Trace:
+    def transaction(self) -> Trace:
         return TracedTransaction(self, {
             "messaging.system": "kafka",
-            "messaging.destination.name": topic,
-            "messaging.destination.partition.id": str(partition),
             "messaging.consumer.group.name": self._app_id,
         })  # fmt: skip
 
@@ -94,12 +92,14 @@ class TracedTransaction:
     def origin(self) -> SpanContext | None:
         return None if self._span is None else self._span.get_span_context()
 
-    def chunk(self, records: Sequence[Any]) -> None:
+    def chunk(self, tp: tuple[str, int], records: Sequence[Any]) -> None:
         self.end()
         clicks = list(islice(traced_clicks(records), MOST_LINKS))
         if clicks or self._tracing.is_chosen():
             span = self._begin("chunk", SpanKind.CONSUMER, clicks, {
                 "messaging.operation.name": "process",
+                "messaging.destination.name": tp[0],
+                "messaging.destination.partition.id": str(tp[1]),
                 "messaging.batch.message_count": len(records),
                 "messaging.kafka.offset": records[0].offset,
             })  # fmt: skip

@@ -32,8 +32,8 @@ class Trace(Protocol):
     def origin(self) -> Origin:
         """What the blocks of the chunk at work come from."""
 
-    def chunk(self, records: Sequence[Any]) -> None:
-        """Begin the next chunk."""
+    def chunk(self, tp: tuple[str, int], records: Sequence[Any]) -> None:
+        """Begin the next chunk, of a topic's partition."""
 
     def emit(self) -> None:
         """End the chunks; from now on answers are waited for, written and committed."""
@@ -52,7 +52,7 @@ class Trace(Protocol):
 class Tracing(Protocol):
     """Makes the traces of a worker."""
 
-    def transaction(self, topic: str, partition: int) -> Trace:
+    def transaction(self) -> Trace:
         """Begin a transaction."""
 
     def score(self, origins: Iterable[Origin], users: int) -> Span:
@@ -65,13 +65,13 @@ class Untraced:
     origin = None
     headers: Sequence[Header] = ()
 
-    def transaction(self, topic: str, partition: int) -> Untraced:
+    def transaction(self) -> Untraced:
         return self
 
     def score(self, origins: Iterable[Origin], users: int) -> Untraced:
         return self
 
-    def chunk(self, records: Sequence[Any]) -> None: ...
+    def chunk(self, tp: tuple[str, int], records: Sequence[Any]) -> None: ...
 
     def emit(self) -> None: ...
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import faust
 from aiokafka.errors import ConsumerStoppedError
@@ -18,7 +18,7 @@ from faust.types import TP, ConsumerMessage
 from faust.types.tuples import ack_lock
 from mode.utils.futures import notify
 
-__all__ = ["TP", "ChunkSchema", "Owner", "install"]
+__all__ = ["TP", "ChunkSchema", "Membership", "Owner", "install"]
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +26,19 @@ POLL_SECONDS = 1.0
 GIVE_BACK_SECONDS = 0.02
 
 
+class Membership(NamedTuple):
+    """Who reads, and since which rebalance: what the group's coordinator accepts offsets from."""
+
+    group: str
+    generation: int
+    member: str
+    instance: str | None  # of a static member
+
+
 class Owner(Protocol):
     """Who owns the partitions' transactions: opened before recovery reads, closed after the last chunk at work."""
 
-    async def open(self, partitions: Iterable[TP]) -> None: ...
+    async def open(self, partitions: Iterable[TP], membership: Membership) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -170,9 +179,10 @@ class ChunkConsumer(Consumer):
         consumer.pause(
             *ensure_aiokafka_TPset(tp for tp in assigned if tp.topic not in self.chunk_topics)
         )  # Restoring's
+        group = consumer._coordinator
+        membership = Membership(group.group_id, group.generation, group.member_id, group._group_instance_id)
         try:
-            # Fence first: the old owner's markers are then written before end and committed offsets are read.
-            await self.owner.open(tp for tp in assigned if tp.topic in self.chunk_topics)
+            await self.owner.open((tp for tp in assigned if tp.topic in self.chunk_topics), membership)
         except Exception as error:  # noqa: BLE001  (whatever it is, the partitions are not ours: the process ends)
             return await self.owner.fatal(error)
         await super().on_partitions_assigned(assigned, generation_id)

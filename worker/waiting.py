@@ -41,10 +41,15 @@ class Waiting:
     def __init__(self, most_chunks: int, most_records: int) -> None:
         self._most_chunks, self._most_records = most_chunks, most_records
         self._chunks: deque[Chunk] = deque()
-        self._arrived, self._taken = asyncio.Event(), asyncio.Event()
+        self._taken = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._chunks)
+
+    @property
+    def records(self) -> int:
+        """How many records wait."""
+        return sum(len(chunk.records) for chunk in self._chunks)
 
     async def put(self, event: Any) -> None:
         """Queue an event's records; wait while there is no room."""
@@ -55,7 +60,6 @@ class Waiting:
             self._chunks[-1].join(event)
         else:
             self._chunks.append(Chunk(event))
-        self._arrived.set()
 
     def _fits(self, event: Any) -> bool:
         """Tell whether the event goes on where the newest chunk ends, and into it."""
@@ -68,15 +72,4 @@ class Waiting:
         """Take the oldest chunk."""
         chunk = self._chunks.popleft()
         self._taken.set()
-        if not self._chunks:
-            self._arrived.clear()
         return chunk
-
-    async def arrival(self, seconds: float) -> bool:
-        """Wait until a chunk is there, at most that long; tell whether one is."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._arrived.wait()
-        except TimeoutError:
-            return False
-        return True

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from worker import cli, emitter, outbox
+from worker import cli, emitter, outbox, writer
 
 
 def plant(point: str, flag: Path, turn: int, number: int) -> None:
@@ -26,10 +26,10 @@ def plant(point: str, flag: Path, turn: int, number: int) -> None:
             os.kill(os.getpid(), number)
 
     owner, name = {
-        "folded": (emitter.PartitionWriter, "_answer"),
+        "folded": (emitter.Assignment, "_deliver"),
         "sent": (outbox.Outbox, "acknowledged"),
-        "before_commit": (emitter.PartitionWriter, "_commit"),
-        "committed": (emitter.PartitionWriter, "_store"),
+        "before_commit": (emitter.Assignment, "_commit"),
+        "committed": (writer.PartitionWriter, "_store"),
     }[point]
     setattr(owner, name, struck_before(getattr(owner, name), strike))
 

@@ -37,8 +37,7 @@ def metrics() -> Metrics:
     metrics.lag.labels("0").set(7)
     metrics.lag_seconds.labels("0").set(1.5)
     metrics.table_users.labels("0").set(4)
-    for outcome in ("fire", "cooldown", "cooldown"):
-        metrics.decided("nudge-intent", outcome)
+    metrics.decided({("nudge-intent", "fire"): 1, ("nudge-intent", "cooldown"): 2})
     metrics.latest_triggers.append(TRIGGER)
     return metrics
 

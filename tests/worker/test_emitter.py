@@ -13,45 +13,42 @@ from faust.types import TP
 from tests.support.hand_loop import HandExecutor, play, settle
 from tests.support.partitions import Table, plain_rooms
 from worker.batcher import Batcher, Limits
-from worker.emitter import Emitter, PartitionWriter
+from worker.emitter import Assignment, Emitter
 from worker.metrics import Metrics
 from worker.outbox import Delivery
 from worker.partition import Partition
 from worker.pieces import Piece, Scores
+from worker.transport import Membership
+from worker.writer import PartitionWriter
 
 TRANSACTION_CHUNKS = 2
 PLACE = TP("clicks", 0)
 
 
-class Producer:
-    """Acknowledges everything at once; remembers the commits."""
+class Committed:
+    """Acknowledges everything at once; remembers the commits (worker.transactions.Transactions)."""
 
     def __init__(self) -> None:
         self.offsets: list[int] = []
 
-    async def begin_transaction(self) -> None: ...
+    async def begin(self, targets: Any, has_offsets: bool) -> None: ...
 
-    async def commit_transaction(self) -> None: ...
+    async def commit(self) -> None: ...
 
     def create_batch(self) -> Any:
-        return SimpleNamespace(append=lambda **record: record)
+        return SimpleNamespace(append=lambda **record: record, record_count=lambda: 1)
 
     async def send_batch(self, batch: Any, topic: str, partition: int) -> asyncio.Future[Any]:
         done = asyncio.get_running_loop().create_future()
         done.set_result(SimpleNamespace(offset=0))
         return done
 
-    async def send_offsets_to_transaction(self, offsets: dict[Any, int], group: str) -> None:
+    async def send_offsets(self, offsets: dict[Any, int]) -> None:
         self.offsets += offsets.values()
 
+    async def start(self) -> None: ...
+
     async def stop(self) -> None: ...
-
-
-class Deliveries(Delivery):
-    """Hands out the fake producer."""
-
-    def producer(self, tp: TP) -> Any:
-        return Producer()
 
 
 class Network:
@@ -76,18 +73,20 @@ class Chunk:
         self.acked = True
 
 
-def make_writer(batcher: Batcher, metrics: Metrics) -> PartitionWriter:
+def make_assignment(batcher: Batcher, metrics: Metrics, transactions: Any) -> Assignment:
     table: Any = Table()
-    delivery = Deliveries(["nowhere:1"], "app", "changelog", TRANSACTION_CHUNKS, 1)
-    return PartitionWriter(PLACE, Partition(0, table, plain_rooms(metrics)), delivery, batcher, table, metrics)
+    delivery = Delivery(["nowhere:1"], "app", "probabilities", "changelog", TRANSACTION_CHUNKS, 1)
+    writer = PartitionWriter(PLACE, Partition(0, table, plain_rooms(metrics)), delivery, batcher, table, metrics)
+    return Assignment([writer], transactions, delivery, batcher, metrics)
 
 
 def test_when_the_network_cannot_follow_the_agent_waits_and_nothing_is_lost() -> None:
     async def story() -> None:
-        executor, metrics = HandExecutor(), Metrics()
+        executor, metrics, transactions = HandExecutor(), Metrics(), Committed()
         batcher = Batcher(Network(), Limits(1, 0.0, waiting_users=1, target_seconds=1e6), metrics, executor)
-        emitter = Emitter(SimpleNamespace(consumer_generation_id=1), lambda tp: make_writer(batcher, metrics), metrics)
-        emitter.writers = {PLACE: make_writer(batcher, metrics)}
+        app = SimpleNamespace(consumer_generation_id=1)
+        emitter = Emitter(app, lambda places, member: make_assignment(batcher, metrics, transactions), metrics)
+        await emitter.open([PLACE], Membership("group", 1, "member", None))
         emitter.start()
         chunks = [Chunk(number) for number in range(12)]
 
@@ -106,9 +105,8 @@ def test_when_the_network_cannot_follow_the_agent_waits_and_nothing_is_lost() ->
                 executor.finish()
             await settle()
         assert fetching.done()
-        producer: Any = emitter.writers[PLACE].producer
-        assert producer.offsets == sorted(producer.offsets)
-        assert producer.offsets[-1] == 12
+        assert transactions.offsets == sorted(transactions.offsets)
+        assert transactions.offsets[-1] == 12
         await emitter.close()
 
     play(story)

@@ -28,15 +28,11 @@ ENCODER = Encoder(Source("app", "clickstream", 0), Model("taobao", "1", "ab" * 3
 
 @dataclass
 class Asking:
-    """Takes questions, and answers none."""
+    """Counts what it is not asked."""
 
     one_in: int = 1
     busy: bool = False
-    asked: list[Asked] = field(default_factory=list)
     counted: list[str] = field(default_factory=list)
-
-    def ask(self, asked: Asked) -> None:
-        self.asked.append(asked)
 
     def count(self, outcome: str) -> None:
         self.counted.append(outcome)
@@ -51,9 +47,8 @@ def picked(asking: Asking, events: list[ClickEvent], chunk: int = 1) -> Iterator
         columns = sequences.columns(some, [event.user_id.encode() for event in some])
         for block in sequences.fold(columns):
             sample.look(block, np.arange(first, first + len(some)))
-        sample.committed()
-        yield from asking.asked
-        asking.asked.clear()
+        asked = sample.take()
+        yield from [asked] if asked is not None else []
 
 
 @pytest.fixture(scope="module")

@@ -46,8 +46,7 @@ def test_a_chunk_is_counted_by_what_became_of_its_records() -> None:
 
 def test_decisions_are_triggers_or_suppressed_with_their_reason() -> None:
     metrics = Metrics()
-    for outcome in ("fire", "cooldown", "cooldown", "holdout"):
-        metrics.decided("nudge", outcome)
+    metrics.decided({("nudge", "fire"): 1, ("nudge", "cooldown"): 2, ("nudge", "holdout"): 1})
     assert value(metrics, "funnelcast_triggers_emitted_total", campaign="nudge") == 1
     assert value(metrics, "funnelcast_triggers_suppressed_total", campaign="nudge", reason="cooldown") == 2
     assert value(metrics, "funnelcast_triggers_suppressed_total", campaign="nudge", reason="fire") is None
@@ -56,7 +55,8 @@ def test_decisions_are_triggers_or_suppressed_with_their_reason() -> None:
 def test_answers_transactions_and_failures_are_counted() -> None:
     metrics = Metrics()
     metrics.answered(10, 3)
-    metrics.transaction(0.03, 4000, 5, 1)
+    metrics.transaction(0.03)
+    metrics.committed(4000, 5, 1)
     metrics.inference_failed()
     metrics.identify("taobao", "1", "ab")
     assert value(metrics, "funnelcast_stage_probabilities_emitted_total") == 10

@@ -27,6 +27,7 @@ from worker.policy import (
     memory_bytes,
     memory_of,
     policy_of,
+    unarmed,
 )
 
 AWARENESS, INTENT = 0, STAGES.index(Stage.INTENT)
@@ -264,7 +265,7 @@ def test_rows_that_are_no_candidates_would_have_decided_nothing(
             np.array([one.user_stage], "u1"),
             np.array([one.reach], "f4"),
             np.array([one.degraded]),
-            np.array([bool(memory)]),
+            np.array([unarmed(memory, policy)], np.uint64),
         )
         memories[one.user], decisions = decide(memory, one, policy)
         if not flags[0]:
@@ -275,7 +276,7 @@ def test_rows_that_are_no_candidates_would_have_decided_nothing(
 def test_a_float32_probability_decides_like_the_same_number_as_float() -> None:
     policy = policy_of([campaign(threshold=0.3)], "s")
     nearest = np.full((1, 2, 6), 0.3, "f4")  # a little above 0.3
-    arrays = (np.array([False]), np.array([0], "u1"), nearest, np.array([False]), np.array([False]))
+    arrays = (np.array([False]), np.array([0], "u1"), nearest, np.array([False]), np.array([0], np.uint64))
     assert not candidates(policy, *arrays)[0]
     assert decide(NO_MEMORY, answer(0, reach=nearest[0]), policy)[1] == []
 

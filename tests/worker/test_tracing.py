@@ -41,9 +41,9 @@ def click(span: str = "", flags: str = "01", value: bytes | None = None) -> Any:
 
 def transact(traced: Traced, *chunks: Sequence[Any]) -> list[Any]:
     """Run a transaction of some chunks; return the headers that its answers get."""
-    trace = traced.transaction("clicks", 2)
+    trace = traced.transaction()
     for chunk in chunks:
-        trace.chunk(chunk)
+        trace.chunk(("clicks", 2), chunk)
     trace.emit()
     headers = list(trace.headers)
     trace.end()
@@ -105,8 +105,8 @@ def test_the_share_decides_on_chunks_that_nobody_traces(kept: InMemorySpanExport
 def test_a_micro_batch_links_to_the_chunks_that_its_users_came_in(kept: InMemorySpanExporter) -> None:
     traced, origins = tracing(kept), []
     for span in (ONE, TWO):
-        trace = traced.transaction("clicks", 2)
-        trace.chunk([click(span)])
+        trace = traced.transaction()
+        trace.chunk(("clicks", 2), [click(span)])
         origins.append(trace.origin)
     traced.score([None, origins[0], origins[0]], 3).end()
     traced.score([*origins, None], 9).end()
@@ -121,8 +121,8 @@ def test_a_micro_batch_links_to_the_chunks_that_its_users_came_in(kept: InMemory
 def test_without_an_endpoint_nothing_is_traced_and_records_stay_the_same() -> None:
     off = make_tracing("", 1.0, "shop", "")
     assert off is UNTRACED
-    trace = off.transaction("clicks", 0)
-    trace.chunk([click(ONE)])
+    trace = off.transaction()
+    trace.chunk(("clicks", 2), [click(ONE)])
     assert trace.origin is None
     assert not trace.headers
 

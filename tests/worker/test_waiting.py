@@ -83,17 +83,3 @@ def test_a_full_queue_lets_nothing_in_until_a_chunk_is_taken() -> None:
         assert waiting.take().records == [3]
 
     play(story)
-
-
-def test_arrival_is_told_at_once_and_its_absence_after_the_time() -> None:
-    async def story() -> None:
-        waiting, loop = Waiting(4, 10), asyncio.get_running_loop()
-        assert not await waiting.arrival(0.5)
-        assert loop.time() == 0.5
-        await waiting.put(Event(0, 0))
-        assert await waiting.arrival(0.5)
-        assert loop.time() == 0.5
-        waiting.take()
-        assert not await waiting.arrival(0.5)
-
-    play(story)
