@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -18,12 +18,14 @@ import numpy as np
 from faust.types import TP
 
 from model.contract.bundle import Bundle
+from model.contract.rows import DAY_MS
 from model.contract.sequence import Rules
 from worker import transport
 from worker.batcher import Batcher, Limits, Scoring
 from worker.broker import client_options, tls_context
 from worker.decode import Bounds
 from worker.emitter import EXIT_FATAL, Assignment, Emitter
+from worker.explanations import Explainer
 from worker.health import Health
 from worker.hotscorer import hot_scorer
 from worker.hotstate import HotState
@@ -98,7 +100,8 @@ def make_service(
     table: Any = app.Table(TABLE_NAME, default=bytes, partitions=settings.partitions, key_type=bytes, value_type=bytes)
     tracing = make_tracing(settings.tracing_endpoint, settings.tracing_share, settings.app_id, settings.instance_id)
     batcher, hot = _network(settings, bundle, metrics, tracing)
-    rooms = _rooms(settings, rules, bundle, metrics, hot)
+    explainer = _explainer(settings, bundle, metrics)
+    rooms = replace(_rooms(settings, rules, bundle, metrics, hot), explainer=explainer)
     metrics.expect_campaigns([rule.campaign.name for rule in rooms.policy.rules], [*Outcome][1:])
     delivery = Delivery(
         settings.broker.split(","),
@@ -129,6 +132,8 @@ def make_service(
     recovery.on_restored = emitter.start
     _add_tasks(app, emitter, metrics, health)
     _add_probe(app, probe, metrics, health)
+    if explainer is not None:
+        app.watches.append(explainer.run)
     if burst:
         _add_burst(app, emitter)
     return Service(app, emitter)
@@ -180,11 +185,13 @@ def _network(
     """Load the graphs; hot state where the bundle has a step graph and there is memory for it."""
     if bundle is None:
         return None, None
-    scorer: Scoring = Scorer(bundle, settings.inference_threads, metrics.inference_failed)
+    scorer: Scoring
+    scorer = whole = Scorer(bundle, settings.inference_threads, metrics.inference_failed)
+    metrics.gpu_missing.set(whole.misses_gpu)
     hot, state = None, bundle.contract.state
     slots = settings.hot_state_bytes // state.bytes if state is not None else 0
-    if state is not None and slots and isinstance(scorer, Scorer) and scorer.on_cpu:
-        scorer = hot_scorer(scorer, state, slots, settings.inference_threads)
+    if state is not None and slots and whole.on_cpu:
+        scorer = hot_scorer(whole, state, slots, settings.inference_threads)
         hot = HotState(slots, state.bytes, metrics)
     limits = Limits(
         settings.batch_size,
@@ -209,6 +216,13 @@ def _credentials(settings: Settings) -> faust.types.auth.CredentialsT | None:
     return None if context is None else faust.SSLCredentials(context)
 
 
+def _explainer(settings: Settings, bundle: Bundle | None, metrics: Metrics) -> Explainer | None:
+    if bundle is None or not settings.explain_one_in:
+        return None
+    client = {"bootstrap_servers": settings.broker.split(","), **client_options(settings)}
+    return Explainer(settings.explain_one_in, bundle.path, settings.explanations, client, metrics)
+
+
 def _rooms(settings: Settings, rules: Rules, bundle: Bundle | None, metrics: Metrics, hot: HotState | None) -> Rooms:
     model = NO_MODEL if bundle is None else Model(bundle.name, bundle.version, bundle.model_sha256)
     return Rooms(
@@ -219,7 +233,7 @@ def _rooms(settings: Settings, rules: Rules, bundle: Bundle | None, metrics: Met
         topics=Topics(settings.stage_probabilities, settings.triggers, settings.dead_letters, settings.late),
         metrics=metrics,
         hot=hot,
-        **({} if bundle is None else {"horizon_ms": bundle.contract.horizon_ms}),
+        horizon_ms=DAY_MS if bundle is None else bundle.contract.horizon_ms,
     )
 
 

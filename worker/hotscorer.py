@@ -159,7 +159,7 @@ class HotScorer:
 def hot_scorer(scorer: Scorer, state: State, slots: int, threads: int) -> HotScorer:
     """Load the step graph of a scorer's bundle over a pool of some slots."""
     pool = Pool(state, slots)
-    return HotScorer(scorer, open_session(scorer.bundle.step_path, threads), pool)
+    return HotScorer(scorer, open_session(scorer.bundle.step_path, threads, on_cpu=True), pool)
 
 
 def rows_of(whole: Inputs, places: Places, vocabulary: Vocabulary) -> Rows:

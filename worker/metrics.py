@@ -26,6 +26,7 @@ WORK_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.
 USERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 GROUPS = ("treatment", "holdout")
 FIRST_TYPE = 2  # pad and unknown are no events
+EXPLAINED = ("published", "busy", "long", "failed")
 LATEST_KEPT = 20  # triggers that the console shows
 
 
@@ -104,6 +105,10 @@ class Metrics:
         self.hot_state_rebuild_seconds = self._histogram(
             "hot_state_rebuild_seconds", "One run of the whole-sequence graph that rebuilds hot states", WORK_SECONDS
         )
+        self.explanations = self._counter("explanations", "Answers picked to be explained, by outcome", "outcome")
+        self.explanation_seconds = self._histogram(
+            "explanation_seconds", "Question to publication of an explanation", WORK_SECONDS
+        )
         self.end_to_end_seconds = self._histogram(
             "end_to_end_seconds", "Arrival of an event in Kafka to the commit of its answer", END_TO_END_SECONDS
         )
@@ -123,6 +128,7 @@ class Metrics:
         self.broker_silent_seconds = self._gauge("broker_silent_seconds", "Time since a broker last answered a probe")
         self.loop_silent_seconds = self._gauge("event_loop_silent_seconds", "Time since the event loop last turned")
         self.assignments = self._counter("partition_assignments", "Times that partitions were assigned: rebalances")
+        self.gpu_missing = self._gauge("gpu_missing", "1 when the network was to run on a GPU, but runs on the CPU")
         self.transaction_age_seconds = self._gauge(
             "transaction_age_seconds", "Age of the open transaction, 0 when none is open", "partition"
         )
@@ -148,6 +154,8 @@ class Metrics:
         """Make known label values exist: a counter that appears at 1 has no increase."""
         for reason in Reason:
             self.rejected.labels(str(reason))
+        for outcome in EXPLAINED:
+            self.explanations.labels(outcome)
         self._by_stage = [self.answered_by_stage.labels(stage.value) for stage in STAGES]
         self._ended = [self.sessions_ended.labels(stage.value) for stage in STAGES]
         self._by_type = {code: self.answered_by_type.labels(TYPES[code]) for code in range(FIRST_TYPE, SESSION_END)}
@@ -213,6 +221,10 @@ class Metrics:
                 self.triggers.labels(campaign).inc(count)
             else:
                 self.suppressed.labels(campaign, str(outcome)).inc(count)
+
+    def explained(self, outcome: str) -> None:
+        """Count an answer that was picked to be explained."""
+        self.explanations.labels(outcome).inc()
 
     def transaction(self, seconds: float) -> None:
         """Count one committed transaction."""

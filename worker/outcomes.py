@@ -1,8 +1,8 @@
 """Outcomes: answers in; what came of earlier answers and campaigns out, as counts for the model's and marketer's eyes.
 
-Calibration needs what happened later: one prediction per user is remembered until its horizon has passed in the
-partition's event time. Orders are counted for campaigns that decided on the user within the last day, fired or held
-out. Lost with the process: these are measurements, not state.
+Calibration needs what happened later: one prediction per user, of an event's answer, is remembered until its horizon
+has passed in the partition's event time. Orders are counted for campaigns that decided on the user within the last day,
+fired or held out. Lost with the process: these are measurements, not state.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from model.contract.events import ORDER_TYPE
+from model.contract.events import ORDER_TYPE, SESSION_END
 from model.contract.rows import DAY_MS, REVISED, Block
 from model.contract.stages import NO_STAGE, STAGES
 from worker.metrics import Metrics
@@ -53,9 +53,10 @@ class Outcomes:
             return
         times = answers.event_time
         self._newest_ms = max(self._newest_ms, int(times.max()))
-        picked = [row for row, key in enumerate(answers.keys) if key in self._open]
-        if len(self._open) < OPEN_PREDICTIONS:
-            picked = list(range(len(answers.keys)))
+        # In a backlog a session's end is answered when its user is back: it would be judged by hindsight.
+        picked = np.flatnonzero(answers.type != SESSION_END).tolist()
+        if len(self._open) >= OPEN_PREDICTIONS:
+            picked = [row for row in picked if answers.keys[row] in self._open]
         if picked:
             rows = np.flatnonzero(block.kind != REVISED)[picked]  # (P,)
             stages, categories = block.stage[rows].tolist(), block.category[rows].tolist()

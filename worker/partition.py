@@ -17,6 +17,7 @@ import numpy.typing as npt
 from model.contract.rows import DAY_MS
 from model.contract.sequence import LATE, REVISED, Block, Rules, Sequences, is_open
 from worker.decode import Bounds, Chunk, Record, decode_chunk
+from worker.explanations import Asked, Explainer, Sample
 from worker.frames import Frame
 from worker.hotstate import HotState, UserStates
 from worker.metrics import LatestTrigger, Metrics
@@ -63,6 +64,7 @@ class Rooms:
     topics: Topics
     metrics: Metrics
     hot: HotState | None = None  # None: every score comes from the whole sequence
+    explainer: Explainer | None = None
     horizon_ms: int = DAY_MS
 
 
@@ -89,6 +91,9 @@ class Partition:
         self.topics = rooms.topics
         self._encoder = rooms.encoder(number)
         self._states = UserStates(rooms.hot) if rooms.hot is not None else None
+        self._sample = (
+            Sample(rooms.explainer, self._encoder, self.sequences, number) if rooms.explainer is not None else None
+        )
         self._outcomes = Outcomes(rooms.horizon_ms, rooms.policy, rooms.metrics)
         self._memories: dict[bytes, Memory] = {}
         self._unarmed: dict[bytes, int] = {}  # by user, as policy.unarmed counts
@@ -166,6 +171,8 @@ class Partition:
 
     def pieces(self, pending: Pending) -> list[Piece]:
         """Return what the network has to do for a block; only while the block is the newest, and to be submitted."""
+        if self._sample is not None:
+            self._sample.look(pending.block, pending.offsets)
         if self._states is None:
             return [whole(self.sequences.inputs(pending.block))]
         return self._states.plan(self.sequences, pending.block)
@@ -257,6 +264,10 @@ class Partition:
         if self.next_offset is not None:
             updates[MARK_KEY] = MARK.pack(self._arrival_ms, self.next_offset)
         return updates
+
+    def picked(self) -> Asked | None:
+        """Take the answer of this transaction that is to be explained."""
+        return None if self._sample is None else self._sample.take()
 
     @property
     def is_full(self) -> bool:

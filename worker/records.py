@@ -166,6 +166,17 @@ class Encoder:
         """Encode an event that came too late for its user's sequence: its bytes as they came."""
         return record.key, record.value, self._refusal(record, "late", "late", detail)
 
+    def answer_id(self, user: bytes, offset: int, event_time: int) -> bytes:
+        """Return the id of an answer to a record's event, or, where the offset is -1, to a session end."""
+        if offset < 0:
+            return b"%b-%b-end-%d" % (self._prefix.encode(), user, event_time)
+        return b"%b-%d-%d" % (self._prefix.encode(), self._source.partition, offset)
+
+    def explanation_headers(self, answer_id: bytes, user: bytes, event_time: int) -> list[Header]:
+        """Return the headers of the explanation of an answer."""
+        identity = _identity(b"explanation-" + answer_id, user, rfc3339(event_time))
+        return [*identity, *_constants("explanation"), self._origin]
+
     def _refusal(self, record: Record, kind: str, reason: str, detail: str) -> list[Header]:
         return [
             ("reason", reason.encode()),

@@ -27,20 +27,26 @@ Array: TypeAlias = npt.NDArray[Any]
 
 STATE_OUTPUTS = ("rings", "counts")  # of each user after its last row
 
-CPU = "CPUExecutionProvider"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+NO_GPU = (
+    "the network runs on the CPU, though this onnxruntime is built for CUDA: give the worker a GPU whose driver fits "
+    "(nvidia-smi lists it, no line of onnxruntime above complains), or install onnxruntime instead of onnxruntime-gpu "
+    "(the image without -gpu)"
+)
 
 Keep: TypeAlias = Callable[[Array, Array, Array], None]  # users, their rings and their counts
 
 
-def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Load a graph for CUDA where this onnxruntime has it, else for the CPU."""
+def open_session(path: Path, threads: int, on_cpu: bool = False) -> onnxruntime.InferenceSession:
+    """Load a graph for CUDA where this onnxruntime has it, unless it is wanted on the CPU."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     providers: list[Any] = [CPU]
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))  # tf32 would miss the tolerance
+    if not on_cpu and CUDA in onnxruntime.get_available_providers():
+        providers.insert(0, (CUDA, {"use_tf32": "0"}))  # tf32 would miss the tolerance
     try:
         return onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # onnxruntime's errors have no common class
@@ -60,6 +66,9 @@ class Scorer:
         self.bundle, self.on_failure = bundle, on_failure
         self._session = session or open_session(bundle.model_path, threads)
         self.base_rates = np.array(bundle.contract.base_rates, "f4")  # (2, 6)
+        self.misses_gpu = self.on_cpu and session is None and CUDA in onnxruntime.get_available_providers()
+        if self.misses_gpu:
+            log.warning(NO_GPU)
         check_golden(bundle, self._session)
 
     @property

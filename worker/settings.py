@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     triggers: Topic = Field("funnel.triggers", description="topic of campaign triggers")
     dead_letters: Topic = Field("funnel.dead-letters", description="topic of records that could not be decoded")
     late: Topic = Field("funnel.late", description="topic of events older than the lateness bound")
+    explanations: Topic = Field("funnel.explanations", description="topic of explanations; there if any are wanted")
     partitions: int = Field(4, ge=1, le=10_000, description="partitions of each topic")
     replication_factor: int = Field(1, ge=1, le=10, description="replicas of each topic that `topics` creates")
 
@@ -89,6 +90,10 @@ class Settings(BaseSettings):
     transaction_chunks: int = Field(16, ge=1, le=1024, description="most chunks of a partition in one transaction")
     session_timeout_seconds: float = Field(8.0, ge=1, le=300, description="silence that ends a membership")
     instance_id: str = Field("", max_length=200, description="static group member id (the pod's name); empty: dynamic")
+
+    explain_one_in: int = Field(
+        0, ge=0, le=1_000_000_000, description="explain one in that many scored answers, at low priority; 0: none"
+    )
 
     max_value_bytes: int = Field(1 << 20, ge=1024, le=1 << 30, description="largest event that is decoded")
     max_clock_skew_seconds: int = Field(300, ge=0, le=86_400, description="how far an event may lie in the future")

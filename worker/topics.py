@@ -61,6 +61,8 @@ def needed(settings: Settings) -> list[Topic]:
         settings.late: originals,
         changelog(settings.app_id): table,
     }
+    if settings.explain_one_in:
+        configs[settings.explanations] = {}
     return [Topic(name, settings.partitions, config) for name, config in configs.items()]
 
 

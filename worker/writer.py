@@ -10,6 +10,7 @@ import numpy as np
 
 from model.contract.rows import REVISED
 from worker.batcher import Batcher
+from worker.explanations import Asked
 from worker.lag import Lag
 from worker.metrics import Metrics
 from worker.outbox import Delivery, Outbox
@@ -32,6 +33,7 @@ class Part:
         self.chunks: list[Chunk] = []
         self.work: list[Work] = []
         self.changes: Updates = {}
+        self.picked: Asked | None = None  # an answer that is to be explained
 
     @property
     def oldest_ms(self) -> int | None:
@@ -109,7 +111,7 @@ class PartitionWriter:
                 outbox.post(frame, topics.stage_probabilities)
             outbox.send(topics.triggers, triggers, trace.headers)
             await asyncio.sleep(0)
-        part.changes = self.partition.changes()
+        part.changes, part.picked = self.partition.changes(), self.partition.picked()
         outbox.send(self._delivery.changelog_topic, ((key, value, []) for key, value in part.changes.items()))
 
     def _check_start(self, start: int | None) -> None:
@@ -126,6 +128,8 @@ class PartitionWriter:
         """Store what the committed transaction changed, and free Faust's waiters."""
         self._store(part.changes, part.outbox.last_offset(self._delivery.changelog_topic))
         self._parts.popleft()
+        if part.picked is not None:
+            part.picked.explainer.ask(part.picked)
         for chunk in part.chunks:
             self._next_offset = chunk.end
             chunk.ack()

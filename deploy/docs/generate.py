@@ -22,6 +22,7 @@ from model.contract.events import SESSION_END, TYPES, WIRE_TYPES, ClickEvent
 from model.contract.stages import STAGES
 from worker.envelopes import Reason
 from worker.records import Trigger
+from worker.retell import LATEST, Explanation
 from worker.settings import PREFIX, Settings
 from worker.writing import NEXT_EVENTS
 
@@ -30,6 +31,9 @@ TEXT, NUMBER, INTEGER, BOOLEAN = ({"type": name} for name in ("string", "number"
 TIME_MS = {"type": "integer", "description": "milliseconds since the epoch"}
 SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 TRACEPARENT = {"type": "string", "description": "W3C trace context, where the record is traced"}
+SCHEMAS = ("ClickEvent", "StageProbability", "Trigger", "Explanation", "Effect")
+CHANGE = {"type": "number", "minimum": -1, "maximum": 1}
+EVENT_TYPE = {"type": "string", "enum": [*WIRE_TYPES, TYPES[SESSION_END]]}
 STAGE = {"type": "string", "enum": [stage.value for stage in STAGES]}
 
 
@@ -114,6 +118,11 @@ CHANNELS: dict[str, tuple[str | None, str, dict[str, Any]]] = {
         {"reason": {"type": "string", "enum": [reason.value for reason in Reason]}},
     ),
     "late": (None, "Events older than the lateness bound, as they came.", {"reason": {"const": "late"}}),
+    "explanations": (
+        "Explanation",
+        "What moved one in N answers (FUNNELCAST_EXPLAIN_ONE_IN); best effort, at most once, outside of transactions.",
+        {},
+    ),
 }
 
 
@@ -126,7 +135,8 @@ def _channel(name: str, schema: str | None, summary: str, headers: dict[str, Any
         message["payload"] = {"$ref": f"#/components/schemas/{schema}"}
     names = ("ce_id", "ce_type", "ce_source", "ce_specversion", "ce_time", "content-type")
     written = {} if name == "clickstream" else {**dict.fromkeys(names, TEXT), **headers}
-    message["headers"] = {"type": "object", "properties": {**written, "traceparent": TRACEPARENT}}
+    traced = {} if name == "explanations" else {"traceparent": TRACEPARENT}
+    message["headers"] = {"type": "object", "properties": {**written, **traced}}
     message["bindings"] = {"kafka": {"key": {"type": "string", "description": "user id"}}}
     topic = Settings.model_fields[name].default
     partitions = Settings.model_fields["partitions"].default
@@ -140,7 +150,8 @@ def _channel(name: str, schema: str | None, summary: str, headers: dict[str, Any
 
 def schemas() -> dict[str, Any]:
     """Return the JSON schemas of the values."""
-    _, found = msgspec.json.schema_components([ClickEvent, Trigger], ref_template="#/components/schemas/{name}")
+    kinds = [ClickEvent, Trigger, Explanation]
+    _, found = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     click, trigger = found["ClickEvent"], found["Trigger"]
     click["properties"]["event"] = {"type": "string", "enum": list(WIRE_TYPES)}
     for name in ("event_time", "expires_at"):
@@ -153,7 +164,26 @@ def schemas() -> dict[str, Any]:
         "threshold": SHARE,
         "model": _model(),
     }
-    return {"ClickEvent": click, "StageProbability": _stage_probability(), "Trigger": trigger}
+    _constrain_explanation(found["Explanation"], found["Effect"])
+    return {name: found.get(name) or _stage_probability() for name in SCHEMAS}
+
+
+def _constrain_explanation(explanation: dict[str, Any], effect: dict[str, Any]) -> None:
+    for told in (explanation, effect):
+        told["properties"] |= {"event_time": TIME_MS, "event_type": EVENT_TYPE}
+    explanation["properties"] |= {
+        "id": {"type": "string", "description": "of the answer"},
+        "category_probabilities": _by_stage(SHARE),
+        "user_probabilities": _by_stage(SHARE),
+        "past_events": {"type": "integer", "minimum": 0, "description": "of which the latest are in `events`"},
+        "model": _model(),
+    }
+    explanation["properties"]["events"] |= {"maxItems": LATEST, "description": "oldest first"}
+    effect["properties"] |= {"category_effect": _by_stage(CHANGE), "user_effect": _by_stage(CHANGE)}
+
+
+def _by_stage(value: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": {stage.value: value for stage in STAGES}, "additionalProperties": False}
 
 
 def _model() -> dict[str, Any]:
@@ -166,18 +196,14 @@ def _model() -> dict[str, Any]:
 
 
 def _stage_probability() -> dict[str, Any]:
-    chances = {
-        "type": "object",
-        "properties": {stage.value: SHARE for stage in STAGES},
-        "additionalProperties": False,
-        "description": "chance to reach the stage or a deeper one within the horizon; empty without a model",
-    }
+    meaning = "chance to reach the stage or a deeper one within the horizon; empty without a model"
+    chances = {**_by_stage(SHARE), "description": meaning}
     properties = {
         "id": TEXT,
         "user_id": TEXT,
         "event_time": TIME_MS,
         "arrival_time": {"type": ["integer", "null"], "description": "Kafka's time of the click; null: a session end"},
-        "event_type": {"type": "string", "enum": [*WIRE_TYPES, TYPES[SESSION_END]]},
+        "event_type": EVENT_TYPE,
         "category": {"type": ["string", "null"]},
         "stage": STAGE,
         "category_probabilities": chances,

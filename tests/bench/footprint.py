@@ -12,7 +12,6 @@ import argparse
 import json
 import sys
 import tempfile
-import urllib.request
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -66,8 +65,7 @@ def of_a_click(broker: str, folder: Path) -> dict[str, Any]:
         stack.wait_ready("a")
         stack.produce(clicks, PER_SECOND)
         stack.wait_answered(300)
-        with urllib.request.urlopen(f"http://127.0.0.1:{stack.ports['a']}/metrics") as answer:
-            samples = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if line[:1] != "#")
+        samples = stack.metrics("a")
         answers = stack.read(stack.topics["stage_probabilities"])
         stack.terminate("a")
         users = len({event.user_id for event in clicks})

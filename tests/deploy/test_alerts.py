@@ -45,6 +45,7 @@ HEALTHY: dict[str, str] = {
     f'funnelcast_inference_seconds_bucket{{le="0.25", {ONE}}}': "0+600x90",
     f'funnelcast_inference_seconds_bucket{{le="+Inf", {ONE}}}': "0+600x90",
     f"funnelcast_inference_failures_total{{{ONE}}}": "0x90",
+    f"funnelcast_gpu_missing{{{ONE}}}": "0x90",
     f'funnelcast_model_info{{sha256="aa", {ONE}}}': "1x90",
     f'funnelcast_model_info{{sha256="aa", {TWO}}}': "1x90",
     f'funnelcast_reach_expected_total{{scope="user", stage="intent", {ONE}}}': "0+10x90",
@@ -174,6 +175,7 @@ TROUBLE: dict[str, tuple[dict[str, str], set[str]]] = {
         {f"funnelcast_inference_failures_total{{{ONE}}}": "0x60 0+1x30"},
         {"FunnelcastInferenceFailing"},
     ),
+    "a GPU is missed": ({f"funnelcast_gpu_missing{{{ONE}}}": "1x90"}, {"FunnelcastGpuMissing"}),
     "two models answer": ({f'funnelcast_model_info{{sha256="aa", {TWO}}}': "",
                            f'funnelcast_model_info{{sha256="bb", {TWO}}}': "1x90"}, {"FunnelcastModelsDiffer"}),
     "a new model is rolled out": (

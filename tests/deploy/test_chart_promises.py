@@ -141,7 +141,7 @@ def test_strimzi_makes_the_topics_that_the_worker_needs(monkeypatch: pytest.Monk
     monkeypatch.setenv("FUNNELCAST_SECURITY_PROTOCOL", "PLAINTEXT")
     made = {d["spec"]["topicName"]: d["spec"] for d in documents(rendered("mtls")) if d["kind"] == "KafkaTopic"}
     wanted = {topic.name: topic for topic in needed(load_settings())}
-    assert set(made) == set(wanted)
+    assert set(made) == set(wanted) > {"funnel.explanations"}
     for name, topic in wanted.items():
         assert made[name]["partitions"] == topic.partitions
         assert topic.configs.items() <= made[name]["config"].items()
@@ -157,6 +157,9 @@ def test_the_user_may_do_what_the_worker_does_and_no_more() -> None:
     transactional = acls["transactionalId", f"{app}-"]
     assert transactional["resource"]["patternType"] == "prefix"
     assert ("group", app) in acls
+    assert "funnel.explanations" not in {name for _, name in acls}
+    explaining = find("mtls", "KafkaUser")["spec"]["authorization"]["acls"]
+    assert "Write" in next(a for a in explaining if a["resource"].get("name") == "funnel.explanations")["operations"]
     assert user["metadata"]["name"] == environment(worker("strimzi"))["FUNNELCAST_SASL_USERNAME"]
 
 

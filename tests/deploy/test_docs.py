@@ -23,6 +23,7 @@ from tests.support.plain_records import records_of
 from worker.campaigns import Campaign
 from worker.policy import Decision, Outcome
 from worker.records import Answers, Encoder, Model, Source
+from worker.retell import Effect, Explanation
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "deploy" / "docs"
@@ -86,6 +87,16 @@ def test_stage_probabilities_fit_their_schema(with_model: bool) -> None:
 def test_triggers_fit_their_schema() -> None:
     _, value, _ = ENCODER.trigger(b"ann", Decision(CAMPAIGN, Outcome.FIRE, 0.2, "abc"), 1_511_568_183_000)
     check("Trigger", msgspec.json.decode(value))
+
+
+def test_explanations_fit_their_schema() -> None:
+    chances = {stage.value: 0.5 for stage in STAGES}
+    past = Effect(1, "click", None, {stage.value: -0.25 for stage in STAGES}, chances)
+    model = {"name": "taobao", "version": "1", "sha256": "ab"}
+    told = Explanation("id", "ann", 2, "session_end", "hats", chances, chances, [past], 1, model)
+    check("Explanation", msgspec.to_builtins(told))
+    with pytest.raises(jsonschema.ValidationError):
+        check("Explanation", msgspec.to_builtins(msgspec.structs.replace(told, event_type="teleport")))
 
 
 def test_clicks_fit_their_schema_and_others_do_not() -> None:

@@ -12,6 +12,8 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 from local_kafka import LocalKafka, LocalKafkaError
 
+from tests.support.topics import create_topics
+
 
 @pytest.fixture(autouse=True)
 def own_brokers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,18 +49,12 @@ def topics_soon(bootstrap: str) -> set[str]:
             time.sleep(0.5)
 
 
-def create(bootstrap: str, name: str, replicas: int) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap.split(","))
-    admin.create_topics({name: {"num_partitions": 2, "replication_factor": replicas}}, wait_for_metadata=True)
-    admin.close()
-
-
 def state(process: int) -> str:
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_a_killed_node_comes_back_on_its_address_with_its_topics(node: LocalKafka) -> None:
-    create(node.bootstrap, "kept", 1)
+    create_topics(node.bootstrap, "kept", replicas=1)
     node.kill()
     with pytest.raises(KafkaError):
         topics(node.bootstrap)
@@ -85,7 +81,7 @@ def test_topics_are_never_created_by_asking_for_them(node: LocalKafka) -> None:
 
 def test_three_nodes_serve_on_when_one_is_killed() -> None:
     with LocalKafka(3) as kafka:
-        create(kafka.bootstrap, "replicated", 3)
+        create_topics(kafka.bootstrap, "replicated", replicas=3)
         kafka.kill(1)
         assert "replicated" in topics_soon(kafka.bootstrap)
         directory = kafka.log(1).parent

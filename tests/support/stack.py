@@ -50,13 +50,16 @@ class Stack:
 
     def __post_init__(self) -> None:
         self.app_id = self.unique("app")
-        names = ("clickstream", "stage_probabilities", "triggers", "dead_letters", "late")
+        one_in = self.environment.get("FUNNELCAST_EXPLAIN_ONE_IN")
+        names = ["clickstream", "stage_probabilities", "triggers", "dead_letters", "late"]
+        names += ["explanations"] if one_in else []
         self.topics = {name: self.unique(name.replace("_", "-")) for name in names}
         self.settings = load_settings(
             broker=self.broker,
             app_id=self.app_id,
             partitions=self.partitions,
             state_dir=self.directory / "none",
+            explain_one_in=one_in,
             **self.topics,
         )
         ensure_topics(self.settings)
@@ -103,6 +106,15 @@ class Stack:
                 return bool(answer.status == 200)
         except OSError:
             return False
+
+    def metrics(self, tag: str) -> dict[str, float]:
+        """Return every sample of a worker's metrics by its name with labels; none while the worker does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[tag]}/metrics", timeout=5) as page:
+                lines = page.read().decode().splitlines()
+        except OSError:
+            return {}
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")}
 
     def wait_ready(self, tag: str, seconds: float = 90) -> None:
         wait(lambda: self.is_ready(tag) or self.workers[tag].poll() is not None, seconds, lambda: self.log(tag)[-3000:])

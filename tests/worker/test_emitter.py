@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from faust.types import TP
 
-from model.contract.sequence import default_rules
 from tests.support.hand_loop import HandExecutor, play, settle
+from tests.support.partitions import Table, plain_rooms
 from worker.batcher import Batcher, Limits
-from worker.decode import Bounds
 from worker.emitter import Assignment, Emitter
 from worker.metrics import Metrics
 from worker.outbox import Delivery
-from worker.partition import Partition, Rooms, Topics
+from worker.partition import Partition
 from worker.pieces import Piece, Scores
-from worker.policy import load_policy
-from worker.records import NO_MODEL, Encoder, Source
 from worker.transport import Membership
 from worker.writer import PartitionWriter
 
@@ -54,18 +51,6 @@ class Committed:
     async def stop(self) -> None: ...
 
 
-class Table:
-    """An empty table that forgets what is written."""
-
-    def read(self, partition: int, key: bytes) -> bytes | None:
-        return None
-
-    def scan(self, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        return iter(())
-
-    def write(self, partition: int, changes: Any, last: int | None) -> None: ...
-
-
 class Network:
     """Answers zeros."""
 
@@ -89,17 +74,9 @@ class Chunk:
 
 
 def make_assignment(batcher: Batcher, metrics: Metrics, transactions: Any) -> Assignment:
-    rooms = Rooms(
-        default_rules(),
-        Bounds(),
-        load_policy(None, "salt"),
-        lambda partition: Encoder(Source("app", "clicks", partition), NO_MODEL),
-        Topics("probabilities", "triggers", "dead", "late"),
-        metrics,
-    )
     table: Any = Table()
     delivery = Delivery(["nowhere:1"], "app", "probabilities", "changelog", TRANSACTION_CHUNKS, 1)
-    writer = PartitionWriter(PLACE, Partition(0, table, rooms), delivery, batcher, table, metrics)
+    writer = PartitionWriter(PLACE, Partition(0, table, plain_rooms(metrics)), delivery, batcher, table, metrics)
     return Assignment([writer], transactions, delivery, batcher, metrics)
 
 

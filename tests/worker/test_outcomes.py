@@ -76,6 +76,13 @@ def test_silence_reaches_nothing(outcomes: Outcomes, metrics: Metrics) -> None:
     assert counts(metrics, "expected", "user") == pytest.approx([0.25] * 6)
 
 
+def test_a_session_end_that_is_answered_by_hindsight_is_no_prediction(outcomes: Outcomes, metrics: Metrics) -> None:
+    seen(outcomes, ("ann", 0, "session_end", NO_STAGE, 7), ("ann", 3 * DAY_MS, "product_view", 0, 7))  # of a backlog
+    seen(outcomes, ("ann", 4 * DAY_MS, "cart_add", 3, 7), ("bob", 5 * DAY_MS, "product_view", 0, 7))
+    assert resolved(metrics) == 1
+    assert counts(metrics, "observed", "user") == [1, 1, 1, 1, 0, 0]
+
+
 def test_base_rates_are_no_predictions(outcomes: Outcomes, metrics: Metrics) -> None:
     seen(outcomes, ("ann", 0, "product_view", 0, 7), degraded=True)
     seen(outcomes, ("bob", 2 * DAY_MS, "product_view", 0, 7))

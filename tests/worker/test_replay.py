@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 
 from model.contract.events import ClickEvent
+from tests.support.topics import create_topics
 from worker.cli import main
 from worker.replay import Pace, prepare, schedule, send
 
@@ -88,9 +89,7 @@ def test_events_that_the_broker_refused_are_counted_and_end_in_an_error() -> Non
 @pytest.fixture
 def topic(broker: str, unique: Callable[[str], str]) -> str:
     name = unique("clicks")
-    admin = KafkaAdminClient(bootstrap_servers=broker)
-    admin.create_topics({name: {"num_partitions": 2, "replication_factor": 1}}, wait_for_metadata=True)
-    admin.close()
+    create_topics(broker, name)
     return name
 
 

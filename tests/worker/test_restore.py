@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
-from kafka.admin import KafkaAdminClient, NewTopic
 
+from tests.support.topics import create_topics
 from worker.restore import changelog_reader, read_log
 
 
@@ -52,9 +52,7 @@ async def read(broker: str, topic: str, starts: dict[int, int]) -> Tables:
 @pytest.fixture
 def changelog(broker: str, unique: Callable[[str], str]) -> str:
     topic = unique("changelog")
-    admin = KafkaAdminClient(bootstrap_servers=broker)
-    admin.create_topics([NewTopic(topic, 2, 1)])
-    admin.close()
+    create_topics(broker, topic)
     asyncio.run(write(broker, topic))
     return topic
 

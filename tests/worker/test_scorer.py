@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from model.contract.bundle import (
@@ -19,9 +20,14 @@ from model.contract.bundle import (
 from model.contract.errors import BundleError
 from model.contract.graph import GROUP_TOKENS, OUTPUTS, softmax
 from model.contract.rows import Inputs
+from model.contract.sequence import default_rules
 from tests.support.small_bundle import BASE_RATES, Array, make_inputs, write_bundle
+from worker.app import make_service
+from worker.health import Health
+from worker.metrics import Metrics
 from worker.pieces import Scores
-from worker.scorer import Scorer, merge, open_session
+from worker.scorer import CPU, CUDA, NO_GPU, Scorer, merge, open_session
+from worker.settings import load_settings
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +57,18 @@ def take(inputs: Inputs, user: int) -> Inputs:
 
 def same(one: Scores, other: Scores) -> bool:
     return all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in zip(one, other, strict=True))
+
+
+def test_a_gpu_that_is_not_there_is_told_once_and_measured(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    settings, metrics = load_settings(state_dir=tmp_path, store="memory"), [Metrics(), Metrics()]
+    make_service(settings, default_rules(), bundle, metrics[0], Health(), burst=False)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])  # as onnxruntime-gpu says
+    with pytest.warns(UserWarning, match=CUDA):  # of onnxruntime's, which falls back
+        make_service(settings, default_rules(), bundle, metrics[1], Health(), burst=False)
+    assert [one.registry.get_sample_value("funnelcast_gpu_missing") for one in metrics] == [0, 1]
+    assert [record.levelname for record in caplog.records if record.getMessage() == NO_GPU] == ["WARNING"]
 
 
 def test_scores_are_calibrated_probabilities_of_the_wanted_rows(bundle: Bundle, scorer: Scorer) -> None:

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient
-from kafka.admin import NewTopic
 
 from model.contract.bundle import SHIPPED
+from tests.support.topics import create_topics
 from worker import cli
 
 
@@ -46,11 +45,8 @@ def test_a_wrong_partition_count_is_named(
     capsys: pytest.CaptureFixture[str], broker: str, unique: Callable[[str], str]
 ) -> None:
     assert cli.main(["topics", "--broker", broker]) == 0
-    admin = KafkaAdminClient(bootstrap_servers=broker)
     other = unique("other-clicks")
-    admin.create_topics([NewTopic(other, 7, 1)])
-    admin.wait_for_topics([other])
-    admin.close()
+    create_topics(broker, other, partitions=7)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FUNNELCAST_CLICKSTREAM", other)
         said = refusal(capsys, "--broker", broker)

@@ -4,6 +4,7 @@ from time import monotonic
 import pytest
 from kafka import KafkaAdminClient
 
+from tests.support.topics import create_topics
 from worker.broker import BrokerError
 from worker.settings import Settings, load_settings
 from worker.topics import Topic, TopicsError, changelog, check_topics, differences, ensure_topics, needed
@@ -19,14 +20,6 @@ def settings(broker: str, unique: Callable[[str], str]) -> Settings:
         replication_factor=1,
         **{name: unique(name) for name in topics},
     )
-
-
-def create(broker: str, name: str, partitions: int, **configs: str) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=broker)
-    admin.create_topics(
-        {name: {"num_partitions": partitions, "replication_factor": 1, "configs": configs}}, wait_for_metadata=True
-    )
-    admin.close()
 
 
 def existing(broker: str, settings: Settings) -> set[str]:
@@ -48,6 +41,11 @@ def test_topics_are_created_once_with_one_partition_count_and_a_compacted_change
     assert set(policies.values()) == {"delete"}
 
 
+def test_a_topic_of_explanations_is_needed_only_where_some_are_wanted() -> None:
+    every, none = (load_settings(explain_one_in=one_in) for one_in in (100, 0))
+    assert [topic.name for topic in needed(every)] == [*(topic.name for topic in needed(none)), "funnel.explanations"]
+
+
 def test_a_dead_letter_may_be_larger_than_the_largest_click(settings: Settings) -> None:
     largest = {topic.name: int(topic.configs.get("max.message.bytes", 0)) for topic in needed(settings)}
     assert largest[settings.clickstream] == 16 * 1024 * 1024
@@ -63,7 +61,7 @@ def test_a_check_names_what_is_missing_and_creates_nothing(broker: str, settings
 
 
 def test_another_partition_count_is_refused_before_anything_is_created(broker: str, settings: Settings) -> None:
-    create(broker, settings.clickstream, 2)
+    create_topics(broker, settings.clickstream, partitions=2)
     with pytest.raises(TopicsError) as refusal:
         ensure_topics(settings)
     message = str(refusal.value)
@@ -74,7 +72,7 @@ def test_another_partition_count_is_refused_before_anything_is_created(broker: s
 
 
 def test_a_changelog_that_is_not_compacted_is_refused(broker: str, settings: Settings) -> None:
-    create(broker, changelog(settings.app_id), 3, **{"max.message.bytes": str(1 << 24)})
+    create_topics(broker, changelog(settings.app_id), partitions=3, **{"max.message.bytes": str(1 << 24)})
     with pytest.raises(
         TopicsError, match=r"changelog has cleanup.policy=delete, expected compact: alter it"
     ) as refusal:

@@ -5,9 +5,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaProducer
 
 from model.contract.stages import STAGES
+from tests.support.topics import create_topics
 from worker.cli import main
 from worker.watch import header, line, shortened
 
@@ -80,11 +81,7 @@ def topics(broker: str, unique: Callable[[str], str], monkeypatch: pytest.Monkey
     monkeypatch.setenv("FUNNELCAST_BROKER", broker)
     monkeypatch.setenv("FUNNELCAST_STAGE_PROBABILITIES", names[0])
     monkeypatch.setenv("FUNNELCAST_TRIGGERS", names[1])
-    admin = KafkaAdminClient(bootstrap_servers=broker)
-    admin.create_topics(
-        {name: {"num_partitions": 2, "replication_factor": 1} for name in names}, wait_for_metadata=True
-    )
-    admin.close()
+    create_topics(broker, *names)
     return names
 
 

@@ -131,6 +131,12 @@ capabilities:
   value: {{ .Values.topics.deadLetters | quote }}
 - name: FUNNELCAST_LATE
   value: {{ .Values.topics.late | quote }}
+{{- with .Values.explainOneIn }}
+- name: FUNNELCAST_EXPLAIN_ONE_IN
+  value: {{ int64 . | quote }}
+- name: FUNNELCAST_EXPLANATIONS
+  value: {{ $.Values.topics.explanations | quote }}
+{{- end }}
 - name: FUNNELCAST_SECURITY_PROTOCOL
   value: {{ include "funnelcast.securityProtocol" . }}
 {{- if .Values.kafka.sasl.enabled }}
