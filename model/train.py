@@ -23,6 +23,7 @@ from model.contract.rows import HOUR_MS, Array
 from model.contract.stages import STAGES, Funnel, load_funnel
 from model.contract.vocabulary import Vocabulary
 from model.datasets import add_log_arguments
+from model.devices import CPU, Device, add_device_arguments, joined
 from model.examples import CENSORED, Examples
 from model.fit import Scored, Settings, Trainer, score
 from model.measures import measure
@@ -66,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--name", default="", help="name of the model in every record (default: that of DIR)")
     add("--funnel", type=Path, help="which events reach which stage (default: the funnel that ships)")
     add("--horizon-hours", type=at_least(1), help="a stage is reached if within so many hours (default: 24)")
+    add_device_arguments(parser)
 
 
 def split(users: tuple[str, ...], seed: int) -> dict[str, list[int]]:
@@ -99,11 +101,20 @@ class Task(NamedTuple):
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, calibrate, report; the run directory is complete when this returns."""
+    with joined(arguments.device, arguments.precision) as device:
+        arguments.progress = arguments.progress if device.leads else False
+        start = read_start(arguments)
+        prepare(arguments.out, arguments.resume)
+        task = read_task(arguments, start)
+        trainer = fit(task, arguments, start, device)
+    if device.leads:
+        finish(task, trainer, arguments, start)
+    return 0
+
+
+def finish(task: Task, trainer: Trainer, arguments: argparse.Namespace, start: Start | None) -> None:
+    """Calibrate and measure the best model, and write what is left to write."""
     folder: Path = arguments.out
-    start = read_start(arguments)
-    prepare(folder, arguments.resume)
-    task = read_task(arguments, start)
-    trainer = fit(task, folder, arguments, start)
     model = trainer.best_model()
     calibration, metrics = judge(model, task)
     if start:
@@ -123,7 +134,6 @@ def run(arguments: argparse.Namespace) -> int:
     write_whole(folder / METRICS, msgspec.json.format(msgspec.json.encode(metrics), indent=2) + b"\n")
     print(table(metrics["test"]["all"], len(task.parts["test"])))
     print(f"checkpoint  {folder}  (best epoch {trainer.best_epoch} of {trainer.epoch}; figures in {METRICS})")
-    return 0
 
 
 def read_task(arguments: argparse.Namespace, start: Start | None) -> Task:
@@ -202,10 +212,10 @@ def check_enough(examples: Examples, parts: dict[str, list[int]]) -> None:
             )
 
 
-def fit(task: Task, folder: Path, arguments: argparse.Namespace, start: Start | None) -> Trainer:
+def fit(task: Task, arguments: argparse.Namespace, start: Start | None, device: Device = CPU) -> Trainer:
     """Train until the validation loss stops improving or the epochs are done; save the state after each."""
-    trainer = Trainer(task.settings)
-    identity = identify(task) + (start.sha256 if start else "")
+    trainer, folder = Trainer(task.settings, device), arguments.out
+    identity = identify(task) + (start.sha256 if start else "") + device.identity
     if start:
         trainer.start_from(start.model, task.examples, task.parts["validation"])
         print(f"start      {'':13}  validation {trainer.start:.4f}")
@@ -213,7 +223,8 @@ def fit(task: Task, folder: Path, arguments: argparse.Namespace, start: Start | 
         trainer.load(folder, identity)
     while not trainer.finished and trainer.epoch < arguments.epochs:
         trainer.run_epoch(task.examples, task.parts["train"], task.parts["validation"], arguments.progress)
-        trainer.save(folder, identity)
+        if device.leads:
+            trainer.save(folder, identity)
         print(line(trainer), flush=True)
     return trainer
 
@@ -281,6 +292,11 @@ def describe(task: Task, trainer: Trainer, start: Start | None) -> dict[str, Any
         "epochs": trainer.epoch,
         "best_epoch": trainer.best_epoch,
         "threads": torch.get_num_threads(),
+        "device": {
+            "kind": trainer.device.at.type,
+            "precision": str(trainer.device.precision).removeprefix("torch."),
+            "processes": trainer.device.processes,
+        },
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
 
