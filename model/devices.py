@@ -47,9 +47,9 @@ class Device:
         torch.manual_seed(seed + self.rank * 1_000_000_007)
 
     def share(self, batches: list[T]) -> list[T]:
-        """Return this process's share, as many as every other's; the first ones come again where they do not divide."""
-        missing = -len(batches) % self.processes
-        return [*batches, *batches[:missing]][self.rank :: self.processes]
+        """Return this process's share, as many as every other's; some come again where they do not divide."""
+        rounds = -(-len(batches) // self.processes)
+        return [batches[(turn * self.processes + self.rank) % len(batches)] for turn in range(rounds)]
 
     def move(self, batch: Batch) -> Batch:
         """Bring a batch to where the model is."""
