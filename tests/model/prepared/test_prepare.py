@@ -83,6 +83,19 @@ def test_a_prepared_log_is_what_reading_the_log_gives_byte_for_byte(
     assert kept == {folder.ABOUT, folder.USERS, *(f"{name}.npy" for name in ("start", *folder.ROWS))}
 
 
+def test_no_more_than_a_shard_and_a_user_is_in_memory_at_once(tmp_path: Path, log: Path, small_shards: None) -> None:
+    spilt = spill.Spill(read_log(log, "taobao", LogOptions(progress=False)), tmp_path)
+    assert max(len(part) for part in spilt.parts()) == 111
+    shards = list(spilt.shards())
+    assert [user for shard in shards for user in shard.users] == spilt.users
+    assert sum(len(shard.ts) for shard in shards) == spilt.events
+    for shard in shards:
+        most = np.bincount(shard.user).max()
+        assert len(shard.users) == 1 or len(shard.ts) <= 300 + most
+    assert len(shards) > 3
+    assert not list(tmp_path.iterdir())
+
+
 def test_training_and_evaluation_on_a_prepared_log_are_those_on_the_log(tmp_path: Path, log: Path) -> None:
     run(command, log, "--format", "taobao", "--out", tmp_path / "prepared", "--horizon-hours", "6")
     for name, words in (("log", [log, "--format", "taobao"]), ("prepared", [tmp_path / "prepared"])):
