@@ -1,7 +1,7 @@
 """Where training computes: the CPU, a GPU, or the processes that torchrun started, each with its share of the batches.
 
-Every process holds all weights and takes the same steps: gradients are averaged before each one. One process on a CPU
-in full precision computes as if none of this were here.
+Every process holds all weights and takes the same steps: the gradients of their batches are averaged before each one.
+One process on a CPU in full precision computes as if none of this were here.
 """
 
 import argparse
@@ -115,8 +115,12 @@ def joined(device: str, precision: str) -> Iterator[Device]:
     if device == "cuda" and not has_gpu:
         raise FunnelcastError("found no GPU that torch can use, expected one for --device cuda; give --device cpu")
     kind = "cuda" if has_gpu and device != "cpu" else "cpu"
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if kind == "cuda" and local >= torch.cuda.device_count():
+        found = f"found {torch.cuda.device_count()} GPUs, expected one for each process of torchrun"
+        raise FunnelcastError(f"{found}; give it as many with --nproc-per-node")
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    at = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else CPU.at
+    at = torch.device("cuda", local) if kind == "cuda" else CPU.at
     mine = Device(at, _precision(kind, precision), rank, processes)
     if processes == 1:
         yield mine
