@@ -43,7 +43,7 @@ INSIDE_BUNDLE = "checkpoint"  # where a bundle may carry the weights that it was
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_log_arguments(parser)
+    add_log_arguments(parser, why="the event log, or DIR of funnelcast prepare")
     add = parser.add_argument_group("the run").add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="run directory: checkpoint, figures, resumable state")
     add("--model", choices=("reformer", *NETWORKS), help="the network (default: reformer)")

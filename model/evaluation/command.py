@@ -44,7 +44,7 @@ class Compared(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the log and the comparison."""
-    add_log_arguments(parser)
+    add_log_arguments(parser, why="the event log, or DIR of funnelcast prepare")
     add = parser.add_argument_group("the evaluation").add_argument
     add(
         "--out", type=Path, required=True, metavar="DIR", help="run directory; given again, it goes on where it stopped"

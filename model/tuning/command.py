@@ -38,7 +38,7 @@ FOLDS, USED = 3, 2  # folds of users, and how many of them a trial is judged on
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the log and the budget."""
-    add_log_arguments(parser)
+    add_log_arguments(parser, why="the event log, or DIR of funnelcast prepare")
     add = parser.add_argument_group("the search").add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="run directory; given again, it goes on")
     minutes = "of the search, all calls together, half of it for each of network and boosting"
