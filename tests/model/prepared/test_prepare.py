@@ -66,14 +66,26 @@ def differences(one: Examples, other: Examples) -> list[str]:
     return [name for name, equal in (same | {"users": one.users == other.users}).items() if not equal]
 
 
-@pytest.mark.parametrize("which", ["real", "synthetic"])
+def own_log(path: Path) -> Path:
+    """Write a log of a shop with prices, message ids that come twice, missing categories and months of silence."""
+    draw, text = np.random.default_rng(5), ["user_id,event,timestamp,item_id,category,price,message_id"]
+    for _ in range(2500):
+        at = START + 60 * DAY * draw.integers(3) + draw.integers(2 * DAY)
+        user, kind = f"u{draw.integers(80)}é", draw.choice(("product_view", "cart_add", "order"))
+        item, category = f"i{draw.integers(50)}", draw.choice(("", "shoes", "Zelte ü"))
+        text.append(f"{user},{kind},{at},{item},{category},{draw.integers(90)},m{draw.integers(2000)}")
+    return write(path, "\n".join(text) + "\n", "own.csv")
+
+
+@pytest.mark.parametrize("which", ["real", "synthetic", "own"])
 def test_a_prepared_log_is_what_reading_the_log_gives_byte_for_byte(
     tmp_path: Path, log: Path, which: str, small_shards: None
 ) -> None:
-    path = EXCERPT if which == "real" else log
-    source = read_log(path, "taobao", LogOptions(progress=False))
+    path = {"real": EXCERPT, "synthetic": log}.get(which) or own_log(tmp_path)
+    form = "csv" if which == "own" else "taobao"
+    source = read_log(path, form, LogOptions(progress=False))
     expected, data = read_examples(source, PURPOSE.funnel, PURPOSE.horizon_ms, PURPOSE.vocabulary, False)
-    run(command, path, "--format", "taobao", "--out", tmp_path / "prepared")
+    run(command, path, "--format", form, "--out", tmp_path / "prepared")
     found, about = read_prepared(tmp_path / "prepared", PURPOSE)
     assert len(expected.users) > 50
     assert differences(found, expected) == []
