@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the log, what it is labelled for, and the directory."""
     add_log_arguments(parser)
     add = parser.add_argument_group("the prepared log").add_argument
-    add("--out", type=Path, required=True, metavar="DIR", help="a new directory, about 120 bytes an event")
+    add("--out", type=Path, required=True, metavar="DIR", help="a new directory, about 110 bytes an event")
     add("--funnel", type=Path, help="which events reach which stage (default: the funnel that ships)")
     add("--horizon-hours", type=at_least(1), default=24, help="reached if within so many hours (default: 24)")
 

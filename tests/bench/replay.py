@@ -4,7 +4,7 @@ The log is CSV as Taobao's, by event time: visits of eight events, a hundred eve
 few users. A fresh process prepares each log, so that its memory is its own; two sizes show how cost grows with the log.
 Progress is on stderr, the last line of stdout is one JSON object.
 
-    python -m tests.bench.replay [--events 5000000,20000000]     (about 2 minutes per 20 million)
+    python -m tests.bench.replay [--events 5000000,20000000]     (1 to 2 minutes per 20 million)
 """
 
 from __future__ import annotations
