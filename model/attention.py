@@ -103,7 +103,7 @@ class WindowedLSHAttention(nn.Module):
 
     def _attend(self, qk: Tensor, v: Tensor, order: Tensor, inverse: Tensor, allowed: Tensor) -> Tensor:
         n, length, dim = qk.shape
-        rows = torch.cat([qk * dim**-0.5, F.normalize(qk, dim=-1), v], -1)
+        rows = torch.cat([qk * dim**-0.5, F.normalize(qk.float(), dim=-1), v], -1)  # halves would divide padding by 0
         rows = Permute.apply(rows, order, inverse).view(n, self.rounds, -1, self.window, 3 * dim)
         q, kv = rows[..., :dim], rows[..., dim:]
         kv = torch.cat([F.pad(kv[:, :, :-1], (0, 0, 0, 0, 1, 0)), kv], 3)  # (N, R, C, 2W, 2D)

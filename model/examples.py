@@ -4,6 +4,7 @@ The contract's fold makes the rows; what follows each of them within the horizon
 """
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +13,10 @@ from model.contract.rows import GAP_MS, LATE_MS, Array, Rules
 from model.contract.stages import Funnel
 from model.contract.vocabulary import Vocabulary
 from model.datasets import Log, LogColumns, read_columns
-from model.histories import replay
+from model.histories import Histories, replay
 from model.labels import reach_labels
 
+FINGERPRINTED = ("user", "ts", "type", "item", "category", "price")  # the columns that make the log what it is
 CENSORED = -1  # the horizon leaves the log: neither reached nor not
 
 
@@ -54,11 +56,23 @@ def examples_of(
     progress: bool | None = None,
 ) -> tuple[Examples, dict[str, Any]]:
     """Replay and label the events of a log, as `read_examples` does."""
-    histories = replay(columns, Rules(GAP_MS, LATE_MS, funnel.rules()), progress)
+    histories = replay(columns, rules_of(funnel), progress)
+    examples = labelled(histories, horizon_ms, vocabulary)
+    facts = facts_of(name, fingerprint(columns), len(columns.ts), len(columns.users), histories.recorded)
+    return examples, facts | {"rows": len(examples.ts), "censored_rows": censored_rows(examples)}
+
+
+def rules_of(funnel: Funnel) -> Rules:
+    """Return the rules by which a log is replayed."""
+    return Rules(GAP_MS, LATE_MS, funnel.rules())
+
+
+def labelled(histories: Histories, horizon_ms: int, vocabulary: Vocabulary) -> Examples:
+    """Label and number the rows of some users."""
     labels = reach_labels(histories, horizon_ms)
     reach = labels.reach.astype(np.int8)  # (N, 2, S)
     reach[labels.censored] = CENSORED
-    examples = Examples(
+    return Examples(
         users=tuple(histories.users),
         start=histories.offsets,
         ts=histories.ts,
@@ -68,22 +82,28 @@ def examples_of(
         features=histories.features,
         reach=reach,
     )
-    data = {
-        "name": name,
-        "fingerprint": fingerprint(columns),
-        "events": len(columns.ts),
-        "users": len(columns.users),
-        "rows": len(histories.ts),
-        "censored_rows": int(labels.censored.sum()),
-        "first_ms": int(columns.ts.min()),
-        "last_ms": int(columns.ts.max()),
-    }
-    return examples, data
+
+
+def censored_rows(examples: Examples) -> int:
+    """Count the rows whose horizon leaves the log."""
+    return int((examples.reach[:, 0, 0] == CENSORED).sum())
+
+
+def facts_of(name: str, digest: str, events: int, users: int, recorded: Array) -> dict[str, Any]:
+    """Return what provenance says about a log; `recorded` (S, 2) are its stretches."""
+    first_ms, last_ms = int(recorded[0, 0]), int(recorded[-1, 1])
+    told = {"name": name, "fingerprint": digest, "events": events, "users": users}
+    return told | {"first_ms": first_ms, "last_ms": last_ms}
 
 
 def fingerprint(columns: LogColumns) -> str:
     """Return the sha256 of the clean events of a log, in hex; files and formats may differ where it is equal."""
-    digest = hashlib.sha256("\0".join(columns.users).encode())
-    for name in ("user", "ts", "type", "item", "category", "price"):
-        digest.update(np.ascontiguousarray(getattr(columns, name)).tobytes())
+    return digest_of(columns.users, (getattr(columns, name) for name in FINGERPRINTED))
+
+
+def digest_of(users: list[str], parts: Iterable[Array]) -> str:
+    """Return the fingerprint from the columns of FINGERPRINTED one after another, whole or in parts."""
+    digest = hashlib.sha256("\0".join(users).encode())
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()

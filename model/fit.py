@@ -22,6 +22,7 @@ from model.batches import NOTHING_NEXT, Batch, batches, collate, segments
 from model.calibrate import sigmoid
 from model.contract.errors import FunnelcastError
 from model.contract.rows import Array
+from model.devices import CPU, Device
 from model.examples import CENSORED, Examples
 from model.measures import log_loss
 from model.reformer import ClickModel, Logits, ReformerConfig, weights
@@ -59,10 +60,10 @@ class Scored(NamedTuple):
 class Trainer:
     """A model in training: weights, their running average, optimizer, the best epoch so far and the curve."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, device: Device = CPU) -> None:
         torch.manual_seed(settings.seed)
-        self.settings = settings
-        self.model = ClickModel(settings.model)
+        self.settings, self.device, self.scaler = settings, device, device.scaler()
+        self.model = ClickModel(settings.model).to(device.at)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
@@ -99,20 +100,22 @@ class Trainer:
     def loss(self, examples: Examples, users: list[int]) -> float:
         """Return the weighted reach loss of the averaged weights on some users, all scopes and stages alike."""
         found = score(self.average, examples, users)
-        return float(log_loss(sigmoid(found.logits), found.outcomes, found.weight).mean())
+        return self.device.agreed(float(log_loss(sigmoid(found.logits), found.outcomes, found.weight).mean()))
 
     def run_epoch(self, examples: Examples, train: list[int], validation: list[int], progress: bool | None) -> None:
         """Train one epoch, look at the validation users, and remember the weights if they are the best so far."""
         seed = self.settings.seed * 1_000_003 + self.epoch
-        torch.manual_seed(seed)
+        self.device.seed(seed)
         grouped = batches(segments(examples, train), self.settings.batch_rows, np.random.default_rng(seed))
+        grouped = self.device.share(grouped)
         hide = None if progress is None else not progress
         losses = []
         with tqdm(grouped, desc=f"epoch {self.epoch + 1}", unit="batch", leave=False, disable=hide) as bar:
             for cut in bar:
                 losses.append(self.step(self.batch(examples, cut)))
                 bar.set_postfix(loss=f"{np.mean(losses):.4f}")
-        self.curve.append({"train": float(np.mean(losses)), "validation": self.loss(examples, validation)})
+        mean = self.device.mean(float(np.mean(losses)))
+        self.curve.append({"train": mean, "validation": self.loss(examples, validation)})
         if self.best_epoch == self.epoch:
             self.best = {name: value.clone() for name, value in weights(self.average).items()}
 
@@ -132,12 +135,17 @@ class Trainer:
             group["lr"] = (
                 group.get("scale", 1.0) * settings.learning_rate * min(1.0, (self.steps + 1) / settings.warm_up)
             )
-        reach, following = losses_of(self.model(batch.rows), batch)
+        batch = self.device.move(batch)
+        with self.device.cast():
+            reach, following = losses_of(self.model(batch.rows), batch)
         loss = reach + settings.next_event * following
         self.optimizer.zero_grad()
-        torch.autograd.backward(loss)
+        torch.autograd.backward(self.scaler.scale(loss))
+        self.device.average_gradients(self.model)
+        self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.steps += 1
         keep = min(settings.average, self.steps / (self.steps + 20))  # a young average forgets its random start
         with torch.no_grad():
@@ -158,6 +166,7 @@ class Trainer:
             "average": weights(self.average),
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "start": self.start,
             "steps": self.steps,
             "curve": self.curve,
@@ -182,6 +191,7 @@ class Trainer:
         self.model.load_state_dict(state["model"], strict=False)
         self.average.load_state_dict(state["average"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state.get("scaler", {}))
         self.start = state.get("start")
         self.best, self.steps, self.curve = state["best"], state["steps"], state["curve"]
 
@@ -212,9 +222,10 @@ def score(model: ClickModel, examples: Examples, users: list[int]) -> Scored:
 
 
 def _scored(model: ClickModel, examples: Examples, users: list[int]) -> Iterator[tuple[Array, ...]]:
+    device = Device(next(model.parameters()).device)
     for cut in batches(segments(examples, users), SCORING_ROWS):
         batch = collate(examples, cut)
-        reach = model(batch.rows).reach
+        reach = model(device.move(batch).rows).reach.cpu()
         known = batch.reach[..., 0, 0] != CENSORED  # (B, L)
         ended = batch.rows.type == model.config.types - 1
         weight = batch.weight.expand(known.shape)

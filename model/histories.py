@@ -6,7 +6,7 @@ no event is late and no row is revised after it was written. It is done for a gr
 memory of the fold and changes nothing: in event-time order no user's rows depend on another's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -114,7 +114,7 @@ def replay_groups(
     firsts = np.flatnonzero(np.diff(group, prepend=-1)).tolist()  # the first user of each group
     order = np.lexsort((columns.ts, group[columns.user]))  # (N,) event-time order within the group
     ends = np.cumsum(events)
-    recorded = _stretches(np.sort(columns.ts)) if recorded is None else recorded
+    recorded = recorded_stretches([columns.ts]) if recorded is None else recorded
     hide = None if progress is None else not progress  # None: tqdm looks for a terminal
     with tqdm(total=len(order), unit=" events", unit_scale=True, desc="replay", disable=hide) as bar:
         for first, last in zip(firsts, [*firsts[1:], len(columns.users)], strict=True):
@@ -158,7 +158,16 @@ def _joined(groups: list[Histories]) -> Histories:
     )
 
 
-def _stretches(ts: Array) -> Array:
-    """Return first and last time (S, 2) of each stretch of sorted times without a long silence."""
+def recorded_stretches(parts: Iterable[Array]) -> Array:
+    """Return first and last time (S, 2) of each stretch without a long silence; `parts` are all times, in any order.
+
+    In memory are one part and the first and last time of every day: a silence of a week lies between two days.
+    """
+    found = []
+    for part in parts:
+        ts = np.sort(part)
+        firsts = np.flatnonzero(np.diff(ts // DAY_MS, prepend=-1))
+        found += [ts[firsts], ts[np.append(firsts[1:], len(ts)) - 1]]
+    ts = np.sort(np.concatenate(found))
     breaks = np.flatnonzero(np.diff(ts) > SILENCE_MS)
     return np.stack([ts[np.append(0, breaks + 1)], ts[np.append(breaks, len(ts) - 1)]], axis=1)  # (S, 2)

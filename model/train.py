@@ -7,6 +7,7 @@ and test (the report). The run directory holds weights.pt, config.json, metrics.
 import argparse
 import hashlib
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,24 +22,28 @@ from model.contract.errors import FunnelcastError
 from model.contract.rows import HOUR_MS, Array
 from model.contract.stages import STAGES, Funnel, load_funnel
 from model.contract.vocabulary import Vocabulary
-from model.datasets import add_log_arguments, log_from_args
-from model.examples import CENSORED, Examples, read_examples
+from model.datasets import add_log_arguments
+from model.devices import CPU, Device, add_device_arguments, joined
+from model.examples import CENSORED, Examples
 from model.fit import Scored, Settings, Trainer, score
 from model.measures import measure
 from model.networks import NETWORKS
 from model.options import at_least, moment
+from model.prepared.source import examples_from
 from model.reformer import TIERS, WEIGHTS, ClickModel
 from model.tuning.tuned import read_tuned, tuned_settings
 
 METRICS = "metrics.json"
 SHARES = {"test": 0.15, "validation": 0.15}  # of the users; the rest is trained on
+HELD_ROWS = 2_000_000  # of the users kept aside, about so many are scored: the rest of a long log would tell no more
+USERS_READ = 4096  # at once
 FEWEST_USERS = 20
 CONTINUED_RATE = 5e-4  # learning rate of weights that have learned before
 INSIDE_BUNDLE = "checkpoint"  # where a bundle may carry the weights that it was made of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_log_arguments(parser)
+    add_log_arguments(parser, why="the event log, or DIR of funnelcast prepare")
     add = parser.add_argument_group("the run").add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="run directory: checkpoint, figures, resumable state")
     add("--model", choices=("reformer", *NETWORKS), help="the network (default: reformer)")
@@ -62,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--name", default="", help="name of the model in every record (default: that of DIR)")
     add("--funnel", type=Path, help="which events reach which stage (default: the funnel that ships)")
     add("--horizon-hours", type=at_least(1), help="a stage is reached if within so many hours (default: 24)")
+    add_device_arguments(parser)
 
 
 def split(users: tuple[str, ...], seed: int) -> dict[str, list[int]]:
@@ -95,11 +101,20 @@ class Task(NamedTuple):
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, calibrate, report; the run directory is complete when this returns."""
+    with joined(arguments.device, arguments.precision) as device:
+        arguments.progress = arguments.progress if device.leads else False
+        start = read_start(arguments)
+        prepare(arguments.out, arguments.resume)
+        task = read_task(arguments, start)
+        trainer = fit(task, arguments, start, device)
+    if device.leads:
+        finish(task, trainer, arguments, start)
+    return 0
+
+
+def finish(task: Task, trainer: Trainer, arguments: argparse.Namespace, start: Start | None) -> None:
+    """Calibrate and measure the best model, and write what is left to write."""
     folder: Path = arguments.out
-    start = read_start(arguments)
-    prepare(folder, arguments.resume)
-    task = read_task(arguments, start)
-    trainer = fit(task, folder, arguments, start)
     model = trainer.best_model()
     calibration, metrics = judge(model, task)
     if start:
@@ -119,25 +134,24 @@ def run(arguments: argparse.Namespace) -> int:
     write_whole(folder / METRICS, msgspec.json.format(msgspec.json.encode(metrics), indent=2) + b"\n")
     print(table(metrics["test"]["all"], len(task.parts["test"])))
     print(f"checkpoint  {folder}  (best epoch {trainer.best_epoch} of {trainer.epoch}; figures in {METRICS})")
-    return 0
 
 
 def read_task(arguments: argparse.Namespace, start: Start | None) -> Task:
     """Replay and label the log, and set users aside."""
     settings, funnel, horizon_ms = what_to_train(arguments, start)
     vocabulary = Vocabulary(item_hashes=settings.model.item_hashes, category_hashes=settings.model.category_hashes)
-    log = log_from_args(arguments)
-    examples, data = read_examples(log, funnel, horizon_ms, vocabulary, arguments.progress)
-    print("\n".join([log.summary(), *log.problems.lines()]))
-    examples.reach[examples.ts < settings.since_ms] = CENSORED
+    examples, data = examples_from(arguments, funnel, horizon_ms, vocabulary)
+    if settings.since_ms:
+        examples.reach[examples.ts < settings.since_ms] = CENSORED
     parts = split(examples.users, settings.seed)
+    parts |= {name: at_most(HELD_ROWS, examples, parts[name]) for name in SHARES}
     check_enough(examples, parts)
     contract = Contract(
         funnel=funnel,
         horizon_ms=horizon_ms,
         vocabulary=vocabulary,
         window=settings.model.window,
-        base_rates=known_outcomes(examples, parts["train"]).mean(0).tolist(),
+        base_rates=base_rates(examples, parts["train"]).tolist(),
     )
     return Task(
         settings, examples, parts, contract, data | {"split": {name: len(part) for name, part in parts.items()}}
@@ -191,17 +205,17 @@ def check_enough(examples: Examples, parts: dict[str, list[int]]) -> None:
             " use a larger log"
         )
     for name, users in parts.items():
-        if not len(known_outcomes(examples, users)):
+        if not any(len(reach) for reach in known_outcomes(examples, users)):
             raise FunnelcastError(
                 f"no {name} user has a row whose horizon ends inside the log, expected some; use a longer log"
                 " or fewer --horizon-hours"
             )
 
 
-def fit(task: Task, folder: Path, arguments: argparse.Namespace, start: Start | None) -> Trainer:
+def fit(task: Task, arguments: argparse.Namespace, start: Start | None, device: Device = CPU) -> Trainer:
     """Train until the validation loss stops improving or the epochs are done; save the state after each."""
-    trainer = Trainer(task.settings)
-    identity = identify(task) + (start.sha256 if start else "")
+    trainer, folder = Trainer(task.settings, device), arguments.out
+    identity = identify(task) + (start.sha256 if start else "") + device.identity
     if start:
         trainer.start_from(start.model, task.examples, task.parts["validation"])
         print(f"start      {'':13}  validation {trainer.start:.4f}")
@@ -209,7 +223,8 @@ def fit(task: Task, folder: Path, arguments: argparse.Namespace, start: Start | 
         trainer.load(folder, identity)
     while not trainer.finished and trainer.epoch < arguments.epochs:
         trainer.run_epoch(task.examples, task.parts["train"], task.parts["validation"], arguments.progress)
-        trainer.save(folder, identity)
+        if device.leads:
+            trainer.save(folder, identity)
         print(line(trainer), flush=True)
     return trainer
 
@@ -224,14 +239,30 @@ def identify(task: Task) -> str:
     """Return a digest of everything that a resumed run must share with the one it continues."""
     digest = hashlib.sha256(msgspec.json.encode(task.settings))
     for array in task.examples[1:]:
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).reshape(-1).data)
     return digest.hexdigest()
 
 
-def known_outcomes(examples: Examples, users: list[int]) -> Array:
-    """Return the outcomes (P, 2, S) of the positions of some users that are not censored."""
-    reach = np.concatenate([examples.reach[examples.start[user] : examples.start[user + 1]] for user in users])
-    return np.asarray(reach[reach[:, 0, 0] != CENSORED])
+def known_outcomes(examples: Examples, users: list[int]) -> Iterator[Array]:
+    """Yield the outcomes (P, 2, S) of the positions of some users that are not censored, some users at a time."""
+    for begin in range(0, len(users), USERS_READ):
+        some = users[begin : begin + USERS_READ]
+        reach = np.concatenate([examples.reach[examples.start[user] : examples.start[user + 1]] for user in some])
+        yield np.asarray(reach[reach[:, 0, 0] != CENSORED])
+
+
+def base_rates(examples: Examples, users: list[int]) -> Array:
+    """Return how often each stage is reached after the positions of some users, (2, S)."""
+    hits, known = 0.0, 0
+    for reach in known_outcomes(examples, users):
+        hits, known = hits + reach.sum(0, dtype=np.float64), known + len(reach)
+    return np.asarray(hits / known)
+
+
+def at_most(rows: int, examples: Examples, users: list[int]) -> list[int]:
+    """Return every n-th of some users, so that they have about so many rows; all of them where they have fewer."""
+    total = sum(map(examples.rows_of, users))
+    return users[:: -(-total // rows)] if total else users
 
 
 def judge(model: ClickModel, task: Task) -> tuple[Calibration, dict[str, Any]]:
@@ -261,6 +292,11 @@ def describe(task: Task, trainer: Trainer, start: Start | None) -> dict[str, Any
         "epochs": trainer.epoch,
         "best_epoch": trainer.best_epoch,
         "threads": torch.get_num_threads(),
+        "device": {
+            "kind": trainer.device.at.type,
+            "precision": str(trainer.device.precision).removeprefix("torch."),
+            "processes": trainer.device.processes,
+        },
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
 

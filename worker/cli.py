@@ -33,6 +33,7 @@ COMMANDS = {
     "worker": Command("worker.serve", "score clicks as they come; publish stage probabilities and triggers"),
     "replay": Command("worker.replay", "send an event log to the clickstream in event-time order"),
     "watch": Command("worker.watch", "show stage probabilities and triggers as they come"),
+    "prepare": Command("model.prepared.command", "replay and label a long event log once, in bounded memory", "train"),
     "train": Command("model.train", "train a network on an event log", "train"),
     "evaluate": Command("model.evaluation.command", "compare the network with its rivals on an event log", "train"),
     "explain": Command("model.explain.command", "show what moved a user's answer, or what the model goes by", "train"),

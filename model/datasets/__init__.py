@@ -5,13 +5,13 @@ In: a file (gzipped or not) or a directory of files. Out: `Log`, which yields (l
 """
 
 from model.datasets.arguments import add_log_arguments, log_from_args
-from model.datasets.columns import LogColumns, event_time_order, read_columns
+from model.datasets.columns import ColumnReader, LogColumns, event_time_order, read_columns
 from model.datasets.formats import FORMATS, Format, LogError
 from model.datasets.log import Block, Log, LogOptions, read_log
 from model.datasets.problems import Problem, Problems, Reason
 from model.datasets.values import TimeUnit
 
 __all__ = [
-    "FORMATS", "Block", "Format", "Log", "LogColumns", "LogError", "LogOptions", "Problem", "Problems", "Reason",
-    "TimeUnit", "add_log_arguments", "event_time_order", "log_from_args", "read_columns", "read_log",
+    "FORMATS", "Block", "ColumnReader", "Format", "Log", "LogColumns", "LogError", "LogOptions", "Problem", "Problems",
+    "Reason", "TimeUnit", "add_log_arguments", "event_time_order", "log_from_args", "read_columns", "read_log",
 ]  # fmt: skip

@@ -81,6 +81,11 @@ class Log:
                     done = raw.file_bytes
                     yield cleaner.clean(raw)
 
+    def check_events(self) -> None:
+        """Refuse a log of which no row gave an event, once it is read."""
+        if not self.problems.yielded:
+            raise LogError(f"{self.summary()} Expected events: check --format, --map, --events and --time-unit.")
+
     def summary(self) -> str:
         """Say in one sentence what became of the rows."""
         return f"{self.path.name} ({self.form.name}): {self.problems.summary()}"

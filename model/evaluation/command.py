@@ -17,14 +17,14 @@ from model.contract.bundle import SCOPES
 from model.contract.rows import HOUR_MS
 from model.contract.stages import STAGES, load_funnel
 from model.contract.vocabulary import Vocabulary
-from model.datasets import add_log_arguments, log_from_args
+from model.datasets import add_log_arguments
 from model.evaluation.figures import Answers, Positions, compared, draw_users, figures_of, pick, positions_of, slices
 from model.evaluation.report import write_report
 from model.evaluation.runs import Done, Plan, load, prepare, rows_of, run_all
 from model.evaluation.splits import TIME, Split, check, time_split, user_folds
-from model.examples import read_examples
 from model.fit import Settings
 from model.options import at_least
+from model.prepared.source import examples_from
 from model.reformer import TIERS
 from model.tuning.tuned import read_tuned, tuned_settings
 
@@ -44,7 +44,7 @@ class Compared(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the log and the comparison."""
-    add_log_arguments(parser)
+    add_log_arguments(parser, why="the event log, or DIR of funnelcast prepare")
     add = parser.add_argument_group("the evaluation").add_argument
     add(
         "--out", type=Path, required=True, metavar="DIR", help="run directory; given again, it goes on where it stopped"
@@ -84,9 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = msgspec.structs.replace(TIERS[arguments.tier], seed=arguments.seed)
     fits = tuned_settings(tuned, Settings(config, arguments.seed))
     vocabulary = Vocabulary(item_hashes=config.item_hashes, category_hashes=config.category_hashes)
-    log = log_from_args(arguments)
-    examples, data = read_examples(log, load_funnel(arguments.funnel), horizon_ms, vocabulary, arguments.progress)
-    print("\n".join([log.summary(), *log.problems.lines()]))
+    examples, data = examples_from(arguments, load_funnel(arguments.funnel), horizon_ms, vocabulary)
     names = ("folds", "tier", "epochs", "seed", "horizon_hours")
     settings: dict[str, Any] = {name: getattr(arguments, name) for name in names}
     if arguments.tuned:

@@ -49,7 +49,7 @@ def prepare(folder: Path, examples: Examples, settings: dict[str, Any]) -> None:
     """Make the run directory, or check that it is of the same log and settings, to go on from it."""
     digest = hashlib.sha256()
     for array in examples[1:]:
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).reshape(-1).data)
     mine = settings | {"examples": digest.hexdigest()}
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ import numpy as np
 from model.contract.features import price_codes
 from model.contract.rows import Array
 from model.contract.vocabulary import hashes64, name_hashes
-from model.datasets import Block, Log, LogColumns, LogError
+from model.datasets import Block, Log, LogColumns
 
 FEWEST, MOST = 16, 256  # shards: enough to keep processes busy, few enough to hold all files open
 SHARD_BYTES = 4 << 20  # of the log, gzipped or not, in one shard
@@ -55,8 +55,7 @@ def divide(log: Log, folder: Path) -> Shards:
             numbers, starts = np.unique(shard[order], return_index=True)
             for number, part in zip(numbers.tolist(), np.split(events, starts[1:]), strict=True):
                 files[number].write(part.tobytes())
-    if not log.problems.yielded:
-        raise LogError(f"{log.summary()} Expected events: check --format, --map, --events and --time-unit.")
+    log.check_events()
     return Shards(paths, [list(known) for known in codes], np.array([[first, last]]), log.problems.yielded)
 
 

@@ -21,12 +21,12 @@ from model.contract.errors import FunnelcastError
 from model.contract.rows import HOUR_MS
 from model.contract.stages import load_funnel
 from model.contract.vocabulary import Vocabulary
-from model.datasets import add_log_arguments, log_from_args
+from model.datasets import add_log_arguments
 from model.evaluation.runs import prepare
 from model.evaluation.splits import check, user_folds
-from model.examples import read_examples
 from model.fit import Settings
 from model.options import at_least
+from model.prepared.source import examples_from
 from model.reformer import TIERS
 from model.train import split as parts_of
 from model.tuning.search import BOOSTING, NETWORK, Task, default_of, done_of, open_study, search, spent_seconds
@@ -38,7 +38,7 @@ FOLDS, USED = 3, 2  # folds of users, and how many of them a trial is judged on
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the log and the budget."""
-    add_log_arguments(parser)
+    add_log_arguments(parser, why="the event log, or DIR of funnelcast prepare")
     add = parser.add_argument_group("the search").add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="run directory; given again, it goes on")
     minutes = "of the search, all calls together, half of it for each of network and boosting"
@@ -79,9 +79,8 @@ def read_task(arguments: argparse.Namespace) -> Task:
     """Replay and label the log, leave out the users who are tested on later, and divide the others."""
     config = msgspec.structs.replace(TIERS[arguments.tier], seed=arguments.seed)
     vocabulary = Vocabulary(item_hashes=config.item_hashes, category_hashes=config.category_hashes)
-    log, horizon_ms = log_from_args(arguments), arguments.horizon_hours * HOUR_MS
-    examples, _ = read_examples(log, load_funnel(arguments.funnel), horizon_ms, vocabulary, arguments.progress)
-    print("\n".join([log.summary(), *log.problems.lines()]))
+    horizon_ms = arguments.horizon_hours * HOUR_MS
+    examples, _ = examples_from(arguments, load_funnel(arguments.funnel), horizon_ms, vocabulary)
     names = ("tier", "epochs", "seed", "horizon_hours")
     prepare(arguments.out, examples, {name: getattr(arguments, name) for name in names})
     tested = set(parts_of(examples.users, arguments.seed)["test"])

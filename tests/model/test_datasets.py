@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from model.contract.events import ClickEvent
 from model.contract.sequence import Sequences, default_rules
+from model.contract.vocabulary import name_hash
 from model.datasets import LogOptions, Reason, event_time_order, read_columns, read_log
+from model.datasets.columns import item_hashes
 from tests.support.logs import clicks, is_accounted_for, write
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +27,14 @@ def shared(name: str) -> Path:
     if not (SHARED / name).exists():
         pytest.skip(f"the real log {name} is not in ../shared/data")
     return SHARED / name
+
+
+@settings(deadline=None)  # the first call compiles
+@given(st.lists(st.one_of(st.none(), st.text(max_size=12), st.text("09az_", min_size=1)), max_size=20))
+def test_many_items_hash_as_each_alone(names: list[str | None]) -> None:
+    assert item_hashes(names).tolist() == [name_hash(name) for name in names]
+    plain = [name or "x" for name in names if (name or "x").isascii()]
+    assert item_hashes(plain).tolist() == [name_hash(name) for name in plain]
 
 
 # ---- public formats

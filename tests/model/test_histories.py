@@ -11,7 +11,7 @@ from model.contract.events import SESSION_END, TYPE_CODE, WIRE_TYPES
 from model.contract.rows import GAP_MS, LATE_MS, RING, Array
 from model.contract.sequence import REVISED, Block, Events, Sequences, default_rules
 from model.datasets import LogColumns, event_time_order, read_columns, read_log
-from model.histories import ROW_COLUMNS, Histories, replay, replay_groups
+from model.histories import ROW_COLUMNS, SILENCE_MS, Histories, recorded_stretches, replay, replay_groups
 
 ROOT = Path(__file__).parents[2]
 EXCERPT = ROOT / "deploy" / "demo" / "clicks.csv.gz"
@@ -161,6 +161,17 @@ def test_a_month_of_silence_of_the_whole_log_divides_it_into_recorded_stretches(
     histories = replay(columns)
     assert (histories.recorded - START).tolist() == [[0, HOUR_MS], [30 * DAY_MS, 30 * DAY_MS]]
     assert histories.type.tolist().count(SESSION_END) == 2
+
+
+def test_the_recorded_stretches_do_not_depend_on_the_order_or_the_parts_of_the_times() -> None:
+    draw = np.random.default_rng(8)
+    starts = np.cumsum(draw.integers(DAY_MS, 15 * DAY_MS, 40))
+    ts = draw.permutation(START + (starts[:, None] + draw.integers(0, DAY_MS, (40, 30))).ravel())
+    gaps = np.flatnonzero(np.diff(np.sort(ts)) > SILENCE_MS)
+    expected = np.stack([np.sort(ts)[np.append(0, gaps + 1)], np.sort(ts)[np.append(gaps, len(ts) - 1)]], axis=1)
+    assert len(expected) > 5
+    for parts in ([ts], np.split(ts, [1, 77, 600])):
+        assert np.array_equal(recorded_stretches(parts), expected)
 
 
 def test_the_progress_bar_counts_events_when_asked(capsys: pytest.CaptureFixture[str]) -> None:

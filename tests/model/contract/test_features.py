@@ -128,20 +128,39 @@ def test_hour_and_price_are_the_rows_own() -> None:
     assert feature(rows, "price") == [17, 0]
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_features_never_depend_on_later_events(seed: int) -> None:
+def changed_by_later_events(make: type[Run], seed: int) -> bool:
+    """Tell whether rows change when other events follow them."""
     log = synthetic(400, 3, 60, seed)
     cut = random.Random(seed).randrange(100, 400)
-    plain, planted = Run(), Run()
+    plain, planted = make(), make()
     future = [
         ClickEvent(f"user {n}", "order", log[cut - 1].timestamp + n, "x", f"category {n} é", 5.0) for n in range(3)
     ]
     plain.fold(log[:cut])
     planted.fold(log[:cut] + future + log[cut:])
-    for key in {row[0] for row in plain.rows}:
-        before, after = plain.sequences.rows(key), planted.sequences.rows(key)
-        for column, longer in zip(before, after, strict=True):
-            assert np.array_equal(column, longer[: len(column)])
+    both = [(plain.sequences.rows(key), planted.sequences.rows(key)) for key in {row[0] for row in plain.rows}]
+    columns = [pair for before, after in both for pair in zip(before, after, strict=True)]
+    return not all(np.array_equal(column, longer[: len(column)]) for column, longer in columns)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_features_never_depend_on_later_events(seed: int) -> None:
+    assert not changed_by_later_events(Run, seed)
+
+
+class Peeking(Run):
+    """A fold with a planted leak: the price of each row is that of the user's next event."""
+
+    def fold(self, events: list[ClickEvent]) -> None:
+        following: dict[str, float | None] = {}
+        for event in reversed(events):
+            event.price, following[event.user_id] = following.get(event.user_id), event.price
+        super().fold(events)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_feature_planted_from_the_next_event_is_found(seed: int) -> None:
+    assert changed_by_later_events(Peeking, seed)
 
 
 def test_a_late_event_is_described_as_if_it_had_come_in_time() -> None:
