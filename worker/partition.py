@@ -5,7 +5,6 @@ No Kafka, no clock: the emitter passes records and the time in and carries every
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,23 +19,13 @@ from worker.decode import Bounds, Chunk, Record, decode_chunk
 from worker.explanations import Asked, Explainer, Sample
 from worker.frames import Frame
 from worker.hotstate import HotState, UserStates
-from worker.metrics import LatestTrigger, Metrics
+from worker.metrics import Metrics
 from worker.outcomes import Outcomes
 from worker.pieces import Piece, Scores, whole
-from worker.policy import (
-    Answer,
-    Decision,
-    Memory,
-    Outcome,
-    Policy,
-    candidates,
-    decide,
-    memory_bytes,
-    memory_of,
-    unarmed,
-)
+from worker.policy import Policy
 from worker.records import Answers, Encoder, Header, Output
 from worker.sequences import CAMPAIGN_KEY, HEAD_KEY, MARK, MARK_KEY, STREAM_KEY, SequenceTable
+from worker.triggers import Triggers
 
 LIVE_MS = 300_000  # a source whose newest event is this close to its arrival is live: its silence takes wall time
 NO_EVENTS = np.empty(0, np.int64)
@@ -95,9 +84,7 @@ class Partition:
             Sample(rooms.explainer, self._encoder, self.sequences, number) if rooms.explainer is not None else None
         )
         self._outcomes = Outcomes(rooms.horizon_ms, rooms.policy, rooms.metrics)
-        self._memories: dict[bytes, Memory] = {}
-        self._unarmed: dict[bytes, int] = {}  # by user, as policy.unarmed counts
-        self._remembering: set[bytes] = set()  # users whose memory changed in this transaction
+        self._triggers = Triggers(rooms.policy, self._encoder, rooms.metrics)
         self.next_offset: int | None = None  # of the source: where the table ends
         self._arrival_ms = 0
         self._arrived_at = 0.0
@@ -148,9 +135,7 @@ class Partition:
 
     def _load(self, user: bytes) -> None:
         self.sequences.load(user, self._read)
-        memory = memory_of(self._read(CAMPAIGN_KEY + user))
-        if memory:
-            self._remember(user, memory)
+        self._triggers.load(user, self._read(CAMPAIGN_KEY + user))
 
     def stream_now_ms(self, monotonic: float) -> int:
         """Return the stream time: the newest event time, moved on by the wall clock only while the source is live."""
@@ -185,8 +170,8 @@ class Partition:
         The records carry the time and the context of the transaction.
         """
         answers = self._answers(pending, scores)
-        self._outcomes.observe(answers, pending.block, self._memories)
-        triggers = self._triggers(answers) if scores is not None else []
+        self._outcomes.observe(answers, pending.block, self._triggers.memories)
+        triggers = self._triggers.of(answers) if scores is not None else []
         self._rooms.metrics.answered(len(answers.keys), int(answers.degraded.sum()))
         return self._encoder.stage_probabilities(answers, time_ms, context), triggers
 
@@ -209,58 +194,11 @@ class Partition:
             degraded=np.zeros(len(pick), bool) if scores is None else scores.degraded,
         )
 
-    def _triggers(self, answers: Answers) -> list[Output]:
-        assert answers.reach is not None
-        session_end = answers.offset < 0
-        fired = np.array([self._unarmed.get(key, 0) for key in answers.keys], np.uint64)
-        rows = candidates(
-            self._rooms.policy, session_end, answers.user_stage, answers.reach, answers.degraded, fired
-        ).tolist()
-        # A memory made inside this block makes the user's later rows candidates too: decide() must see them to re-arm.
-        outputs: list[Output] = []
-        made: set[bytes] = set()
-        counts: Counter[tuple[str, str]] = Counter()
-        for row, key in enumerate(answers.keys):
-            if rows[row] or key in made:
-                for decision in self._decide(answers, row, key, bool(session_end[row]), made):
-                    counts[decision.campaign.name, decision.outcome] += 1
-                    if decision.outcome is Outcome.FIRE:
-                        outputs.append(self._encoder.trigger(key, decision, int(answers.event_time[row])))
-        self._rooms.metrics.decided(counts)
-        return outputs
-
-    def _decide(self, answers: Answers, row: int, key: bytes, session_end: bool, made: set[bytes]) -> list[Decision]:
-        assert answers.reach is not None
-        memory = self._memories.get(key, {})
-        answer = Answer(
-            key,
-            int(answers.event_time[row]),
-            session_end,
-            int(answers.user_stage[row]),
-            answers.reach[row].tolist(),
-            bool(answers.degraded[row]),
-        )
-        changed, decisions = decide(memory, answer, self._rooms.policy)
-        if changed is not memory:
-            self._remember(key, changed)
-            self._remembering.add(key)
-            made.add(key)
-        for decision in decisions:
-            if decision.outcome is Outcome.FIRE:
-                self._rooms.metrics.latest_triggers.append(_latest(answer, decision))
-        return decisions
-
-    def _remember(self, user: bytes, memory: Memory) -> None:
-        self._memories[user] = memory
-        self._unarmed[user] = unarmed(memory, self._rooms.policy)
-
     def changes(self) -> dict[bytes, bytes | None]:
         """Return the table updates of everything changed since the last call, and how far the source was read."""
         names, values = self.sequences.pack()
         updates: dict[bytes, bytes | None] = dict(zip(names, values, strict=True))
-        for user in self._remembering:
-            updates[CAMPAIGN_KEY + user] = memory_bytes(self._memories[user])
-        self._remembering.clear()
+        updates |= {CAMPAIGN_KEY + user: value for user, value in self._triggers.changes().items()}
         if self.next_offset is not None:
             updates[MARK_KEY] = MARK.pack(self._arrival_ms, self.next_offset)
         return updates
@@ -280,24 +218,9 @@ class Partition:
             dropped = self.sequences.drop_closed(USERS_KEPT // 2)
             if self._states is not None:
                 self._states.drop(dropped)
-            self._memories = {user: memory for user, memory in self._memories.items() if user in self.sequences}
-            self._unarmed = {user: self._unarmed[user] for user in self._memories}
+            self._triggers.keep(self.sequences)
 
     def close(self) -> None:
         """Let go of what the worker's partitions share."""
         if self._states is not None:
             self._states.close()
-
-
-def _latest(answer: Answer, decision: Decision) -> LatestTrigger:
-    campaign = decision.campaign
-    return LatestTrigger(
-        answer.user.decode(),
-        campaign.name,
-        campaign.stage,
-        campaign.scope,
-        campaign.rule,
-        decision.probability,
-        campaign.threshold,
-        answer.event_time,
-    )

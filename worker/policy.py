@@ -142,9 +142,9 @@ def candidates(
     degraded: Flags,
     fired: npt.NDArray[np.uint64],
 ) -> Flags:
-    """Mark the rows (A,) that `decide` must see: a condition holds, or a campaign that fired may re-arm.
+    """Mark the rules that `decide` must see of each row (A, C): it holds, or it fired and may re-arm.
 
-    For the other rows it would return the same memory and no decision. `fired` (A,) are the users' `unarmed` rules.
+    Of the others it would say nothing and leave the memory as it is. `fired` (A,) are the users' `unarmed` rules.
     """
     of = policy.columns
     chance = reach[:, of.scope, of.stage].astype("f8")  # (A, C)
@@ -152,8 +152,7 @@ def candidates(
     holds = np.where(of.below, chance < of.threshold, chance > of.threshold) & applies  # (A, C)
     left = np.where(of.below, chance >= of.rearm, chance <= of.rearm)  # (A, C)
     waits = (fired[:, None] >> (np.arange(len(policy.rules), dtype=np.uint64) % RULE_BITS)) & np.uint64(1)  # (A, C)
-    rearms = (left & (waits != 0)).any(axis=1) & ~degraded
-    flags: Flags = holds.any(axis=1) | rearms
+    flags: Flags = holds | (left & (waits != 0) & ~degraded[:, None])
     return flags
 
 
@@ -167,11 +166,13 @@ def unarmed(memory: Memory, policy: Policy) -> int:
     return bits
 
 
-def decide(memory: Memory, answer: Answer, policy: Policy) -> tuple[Memory, list[Decision]]:
-    """Decide every campaign for one answer; the same memory object comes back when nothing changed."""
+def decide(
+    memory: Memory, answer: Answer, policy: Policy, rules: Sequence[Rule] | None = None
+) -> tuple[Memory, list[Decision]]:
+    """Decide campaigns for one answer, all or some; an unchanged memory comes back as the same object."""
     decisions: list[Decision] = []
     marks: dict[int, Mark] = {}
-    for rule in policy.rules:
+    for rule in policy.rules if rules is None else rules:
         probability = float(answer.reach[rule.scope][rule.stage])  # a float32 would be compared in float32
         mark = memory.get(rule.key)
         if rule.campaign.holds(probability):

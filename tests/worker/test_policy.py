@@ -252,9 +252,7 @@ def test_a_replay_decides_the_same_with_or_without_bytes_in_between(
 
 @settings(max_examples=200, deadline=None)
 @given(CAMPAIGNS, ANSWERS)
-def test_rows_that_are_no_candidates_would_have_decided_nothing(
-    campaigns: list[Campaign], answers: list[Answer]
-) -> None:
+def test_what_is_no_candidate_would_have_decided_nothing(campaigns: list[Campaign], answers: list[Answer]) -> None:
     policy = policy_of(campaigns, "s")
     memories: dict[bytes, Memory] = {}
     for one in answers:
@@ -267,8 +265,10 @@ def test_rows_that_are_no_candidates_would_have_decided_nothing(
             np.array([one.degraded]),
             np.array([unarmed(memory, policy)], np.uint64),
         )
+        rules = [rule for rule, flag in zip(policy.rules, flags[0], strict=True) if flag]
         memories[one.user], decisions = decide(memory, one, policy)
-        if not flags[0]:
+        assert (memories[one.user], decisions) == decide(memory, one, policy, rules)
+        if not flags.any():
             assert memories[one.user] is memory
             assert decisions == []
 
@@ -277,7 +277,7 @@ def test_a_float32_probability_decides_like_the_same_number_as_float() -> None:
     policy = policy_of([campaign(threshold=0.3)], "s")
     nearest = np.full((1, 2, 6), 0.3, "f4")  # a little above 0.3
     arrays = (np.array([False]), np.array([0], "u1"), nearest, np.array([False]), np.array([0], np.uint64))
-    assert not candidates(policy, *arrays)[0]
+    assert not candidates(policy, *arrays).any()
     assert decide(NO_MEMORY, answer(0, reach=nearest[0]), policy)[1] == []
 
 
