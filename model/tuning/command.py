@@ -26,7 +26,7 @@ from model.evaluation.runs import prepare
 from model.evaluation.splits import check, user_folds
 from model.examples import read_examples
 from model.fit import Settings
-from model.options import at_least
+from model.options import at_least, hours
 from model.reformer import TIERS
 from model.train import split as parts_of
 from model.tuning.search import BOOSTING, NETWORK, Task, default_of, done_of, open_study, search, spent_seconds
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--epochs", type=at_least(1), default=25, help="of each fit, at most (default: 25)")
     add("--seed", type=at_least(0), default=0, help="of folds, fits and trials (default: 0)")
     add("--funnel", type=Path, help="which events reach which stage (default: the funnel that ships)")
-    add("--horizon-hours", type=at_least(1), default=24, help="reached if within so many hours (default: 24)")
+    add("--horizon-hours", type=hours, default=24, help="reached if within so many hours (default: 24)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -79,7 +79,7 @@ def read_task(arguments: argparse.Namespace) -> Task:
     """Replay and label the log, leave out the users who are tested on later, and divide the others."""
     config = msgspec.structs.replace(TIERS[arguments.tier], seed=arguments.seed)
     vocabulary = Vocabulary(item_hashes=config.item_hashes, category_hashes=config.category_hashes)
-    log, horizon_ms = log_from_args(arguments), arguments.horizon_hours * HOUR_MS
+    log, horizon_ms = log_from_args(arguments), round(arguments.horizon_hours * HOUR_MS)
     examples, _ = read_examples(log, load_funnel(arguments.funnel), horizon_ms, vocabulary, arguments.progress)
     print("\n".join([log.summary(), *log.problems.lines()]))
     names = ("tier", "epochs", "seed", "horizon_hours")
