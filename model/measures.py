@@ -13,6 +13,11 @@ SMALLEST = 1e-6  # probabilities are kept this far from 0 and 1 in the log-loss
 BINS = 15
 
 
+def told(figure: float, form: str = ".3f") -> str:
+    """Write a figure; n/a where there is none, as the AUC of a stage that nobody reaches."""
+    return format(figure, form) if np.isfinite(figure) else "n/a"
+
+
 def auc(scores: Array, outcomes: Array) -> float:
     """Return the ROC AUC by ranks (ties count half); NaN where one outcome is missing."""
     positives = float(outcomes.sum())

@@ -1,6 +1,7 @@
 """Options that several commands share: what a value must be, told before anything is read."""
 
 import argparse
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -15,6 +16,14 @@ def at_least(least: int) -> Callable[[str], int]:
         return value
 
     return number
+
+
+def hours(text: str) -> float:
+    """Read a number of hours above 0, whole or not."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of hours above 0")
+    return value
 
 
 def moment(text: str) -> int:

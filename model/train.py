@@ -26,9 +26,9 @@ from model.datasets import add_log_arguments
 from model.devices import CPU, Device, add_device_arguments, joined
 from model.examples import CENSORED, Examples
 from model.fit import Scored, Settings, Trainer, score
-from model.measures import measure
+from model.measures import measure, told
 from model.networks import NETWORKS
-from model.options import at_least, moment
+from model.options import at_least, hours, moment
 from model.prepared.source import examples_from
 from model.reformer import TIERS, WEIGHTS, ClickModel
 from model.tuning.tuned import read_tuned, tuned_settings
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--resume", action="store_true", help="go on from the last finished epoch of DIR")
     add("--name", default="", help="name of the model in every record (default: that of DIR)")
     add("--funnel", type=Path, help="which events reach which stage (default: the funnel that ships)")
-    add("--horizon-hours", type=at_least(1), help="a stage is reached if within so many hours (default: 24)")
+    add("--horizon-hours", type=hours, help="a stage is reached if within so many hours (default: 24)")
     add_device_arguments(parser)
 
 
@@ -165,7 +165,7 @@ def what_to_train(arguments: argparse.Namespace, start: Start | None) -> tuple[S
         seed = arguments.seed or 0
         config = TIERS[arguments.tier or "small"]
         config = msgspec.structs.replace(config, seed=seed, network=arguments.model or "reformer")
-        horizon_ms = (arguments.horizon_hours or 24) * HOUR_MS
+        horizon_ms = round((arguments.horizon_hours or 24) * HOUR_MS)
         settings = tuned_settings(read_tuned(arguments.tuned), Settings(config, seed, since_ms=since_ms))
         return settings, load_funnel(arguments.funnel), horizon_ms
     checkpoint = start.checkpoint
@@ -307,6 +307,6 @@ def table(figures: dict[str, Any], users: int) -> str:
     lines.append(f"{'stage':15}" + f"{'AUC':>10}{'log-loss':>11}{'base rate':>11}" * len(SCOPES))
     for stage in STAGES:
         cells = (figures[scope][stage] for scope in SCOPES)
-        row = "".join(f"{cell['auc']:10.3f}{cell['log_loss']:11.4f}{cell['base_log_loss']:11.4f}" for cell in cells)
+        row = "".join(f"{told(cell['auc']):>10}{cell['log_loss']:11.4f}{cell['base_log_loss']:11.4f}" for cell in cells)
         lines.append(f"{stage:15}{row}")
     return "\n".join(lines)

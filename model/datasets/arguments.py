@@ -18,9 +18,12 @@ def add_log_arguments(parser: argparse.ArgumentParser, option: str = "", why: st
     add("--format", default="auto", choices=FORMATS, help="default: recognised by the first line, else by the suffix")
     columns = f"its columns, as in user_id=customer,timestamp=time; fields: {', '.join(FIELDS)}"
     add("--map", default="", metavar="FIELD=COLUMN,...", help=columns)
-    add("--events", default="", metavar="NAME=EVENT,...", help="its events, as in view=product_view,buy=order")
+    events = "its events, as in view=product_view,buy=order; * stands for anything: C*=refund,*=order"
+    add("--events", default="", metavar="NAME=EVENT,...", help=events)
     where = f"only these rows; * stands for anything; may be given again; fields: {', '.join(WHERE_FIELDS)}"
     add("--where", action="append", default=[], metavar="FIELD=VALUE,...", help=where)
+    sample = "only this share of the users, drawn by their names, as in 0.1 (default: all)"
+    add("--sample", type=share, default=1.0, metavar="SHARE", help=sample)
     add("--time-unit", default="auto", choices=tuple(TimeUnit), help="how it writes time (default: detected)")
     add("--progress", action=argparse.BooleanOptionalAction, help="progress bar (default: on a terminal)")
 
@@ -32,8 +35,17 @@ def log_from_args(args: argparse.Namespace) -> Log:
         LogError: as `read_log`, and for pairs that are no pairs.
     """
     mapping, events = _pairs(args.map, "--map"), _pairs(args.events, "--events")
-    options = LogOptions(mapping, events, TimeUnit(args.time_unit), args.progress, where_from(args.where))
+    unit, where = TimeUnit(args.time_unit), where_from(args.where)
+    options = LogOptions(mapping, events, unit, args.progress, where, args.sample)
     return read_log(args.log, args.format, options)
+
+
+def share(text: str) -> float:
+    """Read a share of the users, above 0 and at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share above 0 and up to 1")
+    return value
 
 
 def where_from(conditions: list[str]) -> dict[str, tuple[str, ...]]:

@@ -14,6 +14,7 @@ from model.datasets.values import Reader, TimeUnit
 
 REQUIRED = ("user_id", "event", "timestamp")
 FIELDS = (*REQUIRED, "item_id", "category", "price", "message_id")
+EVERY = "*"  # alone among the event names: each row is this event, and no column need say so
 BEIJING_MS = 8 * 3_600_000
 
 
@@ -34,7 +35,7 @@ class Format(msgspec.Struct, frozen=True):
 
     name: str
     columns: dict[str, str]  # field of the click event -> column of the log
-    events: dict[str, str] = {}  # event name of the log -> canonical event; none: the names are canonical
+    events: dict[str, str] = {}  # event name or pattern of the log -> canonical event; none: the names are canonical
     container: Container = Container.CSV
     header: tuple[str, ...] = ()  # the column names of a file without a header line
     time: TimeUnit = TimeUnit.AUTO
@@ -88,7 +89,8 @@ def generic(container: Container, mapping: dict[str, str], events: dict[str, str
     if unknown := sorted(set(events.values()) - set(WIRE_TYPES)):
         raise LogError(f"the event mapping leads to {_list(unknown)}, expected canonical events: {_list(WIRE_TYPES)}.")
     columns = {field: mapping.get(field, field) for field in FIELDS}
-    optional = frozenset(FIELDS) - set(REQUIRED) - set(mapping)
+    required = REQUIRED if set(events) != {EVERY} else tuple(field for field in REQUIRED if field != "event")
+    optional = frozenset(FIELDS) - set(required) - set(mapping)
     return Format(container.value, columns, events, container, time=time, optional=optional)
 
 
@@ -115,6 +117,8 @@ def found_columns(form: Format, names: list[str], place: str) -> dict[str, str]:
     missing = [column for field, column in form.columns.items() if column not in names and field not in form.optional]
     if missing:
         remedy = "choose another --format" if named(form.name) else "name the columns with --map FIELD=COLUMN,..."
+        if missing == ["event"]:
+            remedy += f", or say --events {EVERY}=order if every row is an order"
         expected = f"expected {_list(list(form.columns.values()))} ({form.name})"
         raise LogError(f"{place} has no column {_list(missing)}, found {_list(names)}, {expected}: {remedy}.")
     return {field: column for field, column in form.columns.items() if column in names}

@@ -3,6 +3,7 @@
 Raw blocks of the files become `Block`s of clean columns; events and training columns are both made of these.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -17,7 +18,7 @@ from model.contract.events import TYPE_CODE, TYPES, WIRE_TYPES, ClickEvent
 from model.datasets import formats, values
 from model.datasets.duplicates import RowSet
 from model.datasets.files import RawBlock, container_of, first_fields, log_files, read_blocks
-from model.datasets.formats import FORMATS, Container, Format, LogError
+from model.datasets.formats import EVERY, FORMATS, Container, Format, LogError
 from model.datasets.problems import BadValue, Problems, Reason
 from model.datasets.values import Reader, TimeUnit, convert
 
@@ -34,6 +35,7 @@ class LogOptions:
     time_unit: TimeUnit = TimeUnit.AUTO
     progress: bool | None = None  # None: where stderr is a terminal
     where: dict[str, tuple[str, ...]] = field(default_factory=dict)  # field -> values kept, * stands for anything
+    sample: float = 1.0  # share of the users that is kept
 
 
 class Block(NamedTuple):
@@ -53,7 +55,7 @@ class Log:
     """An event log on disk; each iteration reads it anew and renews `problems`."""
 
     def __init__(self, path: Path, form: Format, options: LogOptions) -> None:
-        self.path, self.form, self.files, self._where = path, form, log_files(path), options.where
+        self.path, self.form, self.files, self._options = path, form, log_files(path), options
         self.problems = Problems()
         self._hide_progress = (
             None if options.progress is None else not options.progress
@@ -70,7 +72,7 @@ class Log:
     def blocks(self) -> Iterator[Block]:
         """Read the log once, block by block."""
         self.problems = Problems()
-        cleaner, first_row = _Cleaner(self.form, self.problems, self._where), 0
+        cleaner, first_row = _Cleaner(self.form, self.problems, self._options), 0
         total = sum(file.stat().st_size for file in self.files)
         with tqdm(total=total, unit="B", unit_scale=True, desc=self.path.name, disable=self._hide_progress) as bar:
             for file in self.files:
@@ -94,9 +96,11 @@ class Log:
 class _Cleaner:
     """Turns raw blocks of one log into clean ones; remembers the time unit it found and the rows it saw."""
 
-    def __init__(self, form: Format, problems: Problems, where: dict[str, tuple[str, ...]]) -> None:
+    def __init__(self, form: Format, problems: Problems, options: LogOptions) -> None:
         self.form, self.problems, self.unit = form, problems, form.time
-        self.kept = {name: _Kept(patterns) for name, patterns in where.items()}
+        self.kept: list[tuple[str, _Kept | _Drawn]] = [(name, _Kept(some)) for name, some in options.where.items()]
+        if options.sample < 1:
+            self.kept.append(("user_id", _Drawn(options.sample)))
         self.seen = RowSet() if form.unique else None
         events = form.events or dict(zip(WIRE_TYPES, WIRE_TYPES, strict=True))
         self.types = values.event_reader({name: TYPE_CODE[event] for name, event in events.items()})
@@ -108,21 +112,26 @@ class _Cleaner:
         block = Block(
             rows=np.array(raw.rows, "i8"),
             users=convert(raw.columns["user_id"], self.form.users, bad),
-            types=np.array(convert(raw.columns["event"], self.types, bad), "u1"),
+            types=self._types(raw, bad),
             ts=self._times(raw, bad),
             items=_optional(raw, "item_id", values.NAMES, bad),
             categories=_optional(raw, "category", values.NAMES, bad),
             prices=np.array(_optional(raw, "price", values.PRICES, bad), "f8"),
             message_ids=_optional(raw, "message_id", values.NAMES, bad),
         )
-        for name, kept in self.kept.items():
+        for name, kept in self.kept:
             for index, value in enumerate(_named(block, name)):
                 if not kept[value]:
-                    bad.setdefault(index, BadValue(Reason.LEFT_OUT))
+                    bad.setdefault(index, BadValue(kept.reason))
         for index in sorted(bad):
             self.problems.add(raw.rows[index], bad[index])
         self.problems.yielded += len(raw.rows) - len(bad)
         return _without(block, bad) if bad else block
+
+    def _types(self, raw: RawBlock, bad: dict[int, BadValue]) -> np.ndarray:
+        if "event" not in raw.columns:
+            return np.full(len(raw.rows), TYPE_CODE[self.form.events[EVERY]], "u1")
+        return np.array(convert(raw.columns["event"], self.types, bad), "u1")
 
     def _times(self, raw: RawBlock, bad: dict[int, BadValue]) -> np.ndarray:
         column = raw.columns["timestamp"]
@@ -140,6 +149,8 @@ class _Cleaner:
 class _Kept(dict[str | None, bool]):
     """Whether a value matches one of the patterns, remembered."""
 
+    reason = Reason.LEFT_OUT
+
     def __init__(self, patterns: tuple[str, ...]) -> None:
         super().__init__()
         self.patterns = patterns
@@ -147,6 +158,21 @@ class _Kept(dict[str | None, bool]):
     def __missing__(self, value: str | None) -> bool:
         kept = self[value] = value is not None and any(fnmatchcase(value, pattern) for pattern in self.patterns)
         return kept
+
+
+class _Drawn(dict[str | None, bool]):
+    """Whether a user is drawn, by its name alone, remembered; a larger share draws the same users and others."""
+
+    reason = Reason.NOT_DRAWN
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def __missing__(self, user: str | None) -> bool:
+        digest = hashlib.blake2b(f"sample:{user}".encode("utf-8", "replace"), digest_size=8).digest()
+        drawn = self[user] = int.from_bytes(digest, "little") < self.share * 2**64
+        return drawn
 
 
 def _named(block: Block, name: str) -> Sequence[str | None]:

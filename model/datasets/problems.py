@@ -13,6 +13,7 @@ class Reason(StrEnum):
 
     OUTSIDE_DAYS = "outside the days of the log"
     LEFT_OUT = "left out by --where"
+    NOT_DRAWN = "of users not drawn by --sample"
     DUPLICATE = "exact duplicate"
     UNMAPPED_EVENT = "event without a mapping"
     NOT_A_ROW = "not a row of the log"
@@ -25,7 +26,7 @@ class Reason(StrEnum):
     OUT_OF_RANGE = "number out of range"
 
 
-EXPECTED = frozenset({Reason.OUTSIDE_DAYS, Reason.DUPLICATE, Reason.LEFT_OUT})  # counted, not shown
+EXPECTED = frozenset({Reason.OUTSIDE_DAYS, Reason.DUPLICATE, Reason.LEFT_OUT, Reason.NOT_DRAWN})  # counted, not shown
 DROPPED = EXPECTED | {Reason.UNMAPPED_EVENT}  # sound rows, left out by a rule; the others are broken
 
 

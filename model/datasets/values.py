@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from model.contract.events import MAX_TIMESTAMP_MS
@@ -120,16 +121,28 @@ def float_users() -> Reader[str]:
     return Reader(one, lambda column: list(map(one, column)), "")
 
 
+class _Codes(dict[str, int]):
+    """Codes of event names; a name that is not there has the code of the first pattern that fits it."""
+
+    def __missing__(self, found: str) -> int:
+        for pattern, code in self.items():
+            if found and "*" in pattern and fnmatchcase(found, pattern):
+                return code
+        raise KeyError(found)
+
+
 def event_reader(codes: Mapping[str, int]) -> Reader[int]:
-    """Return the reader of event types; a name without a code is refused."""
+    """Return the reader of event types, by name or pattern; a name without a code is refused."""
+    codes = _Codes(codes)
 
     def event(value: object) -> int:
         found = value if isinstance(value, str) else name(value)
         if not found:
             raise BadValue(Reason.MISSING_EVENT)
-        if found not in codes:
-            raise BadValue(Reason.UNMAPPED_EVENT, shown(value))
-        return codes[found]
+        try:
+            return codes[found]
+        except KeyError:
+            raise BadValue(Reason.UNMAPPED_EVENT, shown(value)) from None
 
     return Reader(event, lambda column: list(map(codes.__getitem__, column)), 0)
 

@@ -18,12 +18,23 @@ from model.contract.rows import HOUR_MS
 from model.contract.stages import STAGES, load_funnel
 from model.contract.vocabulary import Vocabulary
 from model.datasets import add_log_arguments
-from model.evaluation.figures import Answers, Positions, compared, draw_users, figures_of, pick, positions_of, slices
-from model.evaluation.report import write_report
+from model.evaluation.figures import (
+    ROWS,
+    Answers,
+    Positions,
+    compared,
+    draw_users,
+    figures_of,
+    pick,
+    positions_of,
+    slices,
+)
+from model.evaluation.report import PARTS, write_report
 from model.evaluation.runs import Done, Plan, load, prepare, rows_of, run_all
 from model.evaluation.splits import TIME, Split, check, time_split, user_folds
 from model.fit import Settings
-from model.options import at_least
+from model.measures import told
+from model.options import at_least, hours
 from model.prepared.source import examples_from
 from model.reformer import TIERS
 from model.tuning.tuned import read_tuned, tuned_settings
@@ -67,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--resamples", type=at_least(20), default=200, metavar="N", help="bootstrap replicates (default: 200)")
     add("--seed", type=at_least(0), default=0, help="of folds, fits and replicates (default: 0)")
     add("--funnel", type=Path, help="which events reach which stage (default: the funnel that ships)")
-    add("--horizon-hours", type=at_least(1), default=24, help="reached if within so many hours (default: 24)")
+    add("--horizon-hours", type=hours, default=24, help="reached if within so many hours (default: 24)")
 
 
 def _models(text: str) -> tuple[str, ...]:
@@ -79,7 +90,7 @@ def _models(text: str) -> tuple[str, ...]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate; metrics.json and report.html are there when this returns."""
-    folder, horizon_ms = arguments.out, arguments.horizon_hours * HOUR_MS
+    folder, horizon_ms = arguments.out, round(arguments.horizon_hours * HOUR_MS)
     tuned = read_tuned(arguments.tuned)
     config = msgspec.structs.replace(TIERS[arguments.tier], seed=arguments.seed)
     fits = tuned_settings(tuned, Settings(config, arguments.seed))
@@ -132,9 +143,9 @@ def measure(one: Compared, plan: Plan, resamples: int, users: int) -> dict[str, 
     for name, mask in slices(one.positions):
         if mask.sum() < FEWEST_POSITIONS and name != "all":
             continue
-        chosen = draws if name in ("all", "session_end") else draws[:0]
+        chosen = draws if name in PARTS or name.startswith(ROWS) else draws[:0]
         cells = {model: figures_of(*pick(one.positions, one.answers[model], mask), chosen) for model in plan.models}
-        if len(chosen):
+        if name in PARTS:
             result["paired"][name] = {model: compared(cells[main], cells[model]) for model in others}
         for figures in cells.values():
             for cell in (cell for stages in figures.values() for cell in stages.values()):
@@ -146,11 +157,11 @@ def measure(one: Compared, plan: Plan, resamples: int, users: int) -> dict[str, 
 def table(figures: dict[str, Any], models: tuple[str, ...]) -> str:
     """Lay out AUC and calibration error at all positions and at session ends."""
     lines = []
-    for part in ("all", "session_end"):
+    for part in PARTS:
         for scope in SCOPES if part in figures["slices"] else ():
             lines.append(f"{part}, {scope}: AUC (calibration error)")
             lines.append(f"{'':17}" + "".join(f"{stage:>16}" for stage in STAGES))
             for model in models:
                 cells = figures["slices"][part][model][scope].values()
-                lines.append(f"{model:17}" + "".join(f"{cell['auc']:9.3f} ({cell['ece']:.3f})" for cell in cells))
+                lines.append(f"{model:17}" + "".join(f"{told(cell['auc']):>9} ({cell['ece']:.3f})" for cell in cells))
     return "\n".join(lines)

@@ -4,6 +4,7 @@ A bootstrap replicate draws users with replacement; every contender is measured 
 are paired.
 """
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -20,7 +21,8 @@ from model.measures import calibration_error, log_loss
 TOP_SHARES = (0.01, 0.05, 0.1)  # of the positions, for precision@K and lift
 INTERVAL = (2.5, 97.5)
 BOOTSTRAPPED = ("auc", "pr_auc", "log_loss", "brier")
-LENGTHS = (10, 50, 200)  # rows of the sequence so far, for slices
+ROWS = "rows "  # begins the names of slices by length
+LENGTHS = (10, 50, 128, 512, 1024)  # rows of the sequence so far, for slices
 
 
 class Positions(NamedTuple):
@@ -88,9 +90,10 @@ def _cell(positions: Positions, before: Array, after: Array, draws: Array, at: t
         "ece": calibration_error(p, y),
         "ece_before": calibration_error(before.astype(np.float64), y),
         "rate": rate,
+        "users_reaching": len(np.unique(positions.user[y > 0])),
         "positions": len(y),
         "precision_at": top,
-        "lift_at": {share: value / rate if rate else float("nan") for share, value in top.items()},
+        "lift_at": {share: value / rate if rate else math.nan for share, value in top.items()},
     }
     replicates = replicate(positions.user, ranked, p, y, draws)
     cell["replicates"] = replicates
@@ -134,7 +137,7 @@ def area(ranked: Ranked, weight: Array) -> float:
     misses = np.bincount(ranked.place, weight, ranked.distinct) - hits
     below = np.cumsum(misses[::-1])[::-1] - misses / 2  # misses with a lower probability, and half of the ties
     pairs = hits.sum() * misses.sum()
-    return float((hits * below).sum() / pairs) if pairs else float("nan")
+    return float((hits * below).sum() / pairs) if pairs else math.nan
 
 
 def precision_area(ranked: Ranked, weight: Array) -> float:
@@ -142,14 +145,14 @@ def precision_area(ranked: Ranked, weight: Array) -> float:
     hits = np.bincount(ranked.place, weight * ranked.outcomes, ranked.distinct)
     found, shown = np.cumsum(hits), np.cumsum(np.bincount(ranked.place, weight, ranked.distinct))
     if not found[-1]:
-        return float("nan")
+        return math.nan
     return float((hits * found / np.maximum(shown, 1e-12)).sum() / found[-1])
 
 
 def interval(values: Array) -> list[float]:
     """Return the interval that holds 95 % of the replicates."""
     known = values[np.isfinite(values)]
-    return [float(bound) for bound in np.percentile(known, INTERVAL)] if len(known) else [float("nan")] * 2
+    return [float(bound) for bound in np.percentile(known, INTERVAL)] if len(known) else [math.nan] * 2
 
 
 def compared(main: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
@@ -174,8 +177,8 @@ def slices(positions: Positions) -> Iterator[tuple[str, Array]]:
     yield "session_end", positions.session_end
     edges = (0, *LENGTHS, np.iinfo(np.int32).max)
     for low, high in pairwise(edges):
-        name = f"rows {low + 1} to {high}" if high in LENGTHS else f"rows over {low}"
-        yield name, (positions.length > low) & (positions.length <= high)
+        name = f"{low + 1} to {high}" if high in LENGTHS else f"over {low}"
+        yield ROWS + name, (positions.length > low) & (positions.length <= high)
     third, twothirds = np.quantile(np.unique(positions.activity), [1 / 3, 2 / 3])
     yield "least active users", positions.activity <= third
     yield "most active users", positions.activity > twothirds

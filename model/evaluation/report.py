@@ -1,6 +1,7 @@
 """The report: figures and answers in, one HTML file out that needs no other file and no network."""
 
 import base64
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -10,7 +11,8 @@ from model.checkpoint import write_whole
 from model.contract.bundle import SCOPES
 from model.contract.stages import STAGES
 from model.evaluation import plots
-from model.evaluation.figures import Answers, Positions
+from model.evaluation.figures import ROWS, Answers, Positions
+from model.measures import told
 
 Views = Mapping[str, tuple[Positions, Mapping[str, Answers]]]
 
@@ -55,7 +57,7 @@ def _card(metrics: Mapping[str, Any]) -> Iterator[str]:
     """Say what was asked, how, and of which data."""
     settings, data = metrics["settings"], metrics["data"]
     yield f"""<h2>Model card</h2><p>Asked at every event and at every session end: will the user reach this stage or a
-        deeper one within {settings["horizon_hours"]} hours, in the category of the event, and anywhere? Answers are
+        deeper one within {settings["horizon_hours"]:g} hours, in the category of the event, and anywhere? Answers are
         calibrated on users that are neither trained nor tested on, each scope and stage by itself. Intervals hold 95 %
         of bootstrap replicates of the users; differences are paired. Figures of cross-validation pool the folds, so a
         contender that tells nobody apart comes out slightly below .5.</p>"""
@@ -80,6 +82,8 @@ def _view(
         body.append(_image(plots.lift(positions, answers, scope), "lift"))
     body.append("<h3>Slices</h3>")
     body += [_slices(figures["slices"], name, models[0]) for name in SCOPES]
+    body.append("<h3>AUC by the rows of the user so far</h3>")
+    body += [_lengths(figures["slices"], models, scope, stage) for scope in SCOPES for stage in STAGES[1:]]
     curves = plots.learning(figures["fits"])
     body.append(_image(curves, "learning curves, one line per fit") if curves else "")
     return [*body, _costs(figures["fits"])]
@@ -91,22 +95,25 @@ def _stage(figures: Mapping[str, Any], part: str, scope: str, stage: str, models
     for model in models:
         cell = figures["slices"][part][model][scope][stage]
         shown = [_with_interval(cell, column) for column in COLUMNS]
-        shown += [f"{cell['precision_at']['0.05']:.3f}", f"{cell['lift_at']['0.05']:.2f}"]
+        shown += [f"{cell['precision_at']['0.05']:.3f}", told(cell["lift_at"]["0.05"], ".2f")]
         lead = figures["paired"].get(part, {}).get(model)
         rows.append((escape(model), *shown, _lead(lead[scope][stage]["auc"]) if lead else ""))
-    rate = figures["slices"][part][models[0]][scope][stage]["rate"]
-    header = (f"{escape(stage)} <small>{rate:.1%}</small>", *NAMES, f"lead of {escape(models[0])} in AUC")
+    first = figures["slices"][part][models[0]][scope][stage]
+    reached = f"{escape(stage)} <small>{first['rate']:.1%}, {first['users_reaching']:,} users</small>"
+    header = (reached, *NAMES, f"lead of {escape(models[0])} in AUC")
     return _table(header, rows)
 
 
 def _with_interval(cell: Mapping[str, Any], column: str) -> str:
-    bounds = cell["interval"].get(column)
-    tail = f" <small>{bounds[0]:.3f} to {bounds[1]:.3f}</small>" if bounds else ""
-    return f"{cell[column]:.3f}{tail}"
+    bounds = cell["interval"].get(column, [math.nan])
+    tail = f" <small>{bounds[0]:.3f} to {bounds[1]:.3f}</small>" if math.isfinite(bounds[0]) else ""
+    return f"{told(cell[column])}{tail}"
 
 
 def _lead(gap: Mapping[str, Any]) -> str:
     low, high = gap["interval"]
+    if not math.isfinite(low):
+        return "n/a"
     mark = "good" if low > 0 else "bad" if high < 0 else ""
     return f"<span class='{mark}'>{gap['difference']:+.3f}</span> <small>{low:+.3f} to {high:+.3f}</small>"
 
@@ -115,9 +122,19 @@ def _slices(slices: Mapping[str, Any], scope: str, main: str) -> str:
     rows = []
     for name, cells in slices.items():
         stages = [cells[main][scope][stage] for stage in STAGES[1:]]
-        shown = [f"{cell['auc']:.3f} <small>({cell['ece']:.3f})</small>" for cell in stages]
+        shown = [f"{told(cell['auc'])} <small>({cell['ece']:.3f})</small>" for cell in stages]
         rows.append((escape(name), f"{stages[0]['positions']:,}", *shown))
     return _table((f"{escape(main)}, {scope}: AUC (calibration error)", "positions", *STAGES[1:]), rows)
+
+
+def _lengths(slices: Mapping[str, Any], models: list[str], scope: str, stage: str) -> str:
+    """Lay out the AUC of every contender by length of the history that it goes by."""
+    names = [name for name in slices if name.startswith(ROWS)]
+    rows = [
+        (escape(model), *(_with_interval(slices[name][model][scope][stage], "auc") for name in names))
+        for model in models
+    ]
+    return _table((f"{escape(stage)}, {scope}", *names), rows)
 
 
 def _costs(fits: Mapping[str, list[Mapping[str, Any]]]) -> str:

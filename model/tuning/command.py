@@ -25,7 +25,7 @@ from model.datasets import add_log_arguments
 from model.evaluation.runs import prepare
 from model.evaluation.splits import check, user_folds
 from model.fit import Settings
-from model.options import at_least
+from model.options import at_least, hours
 from model.prepared.source import examples_from
 from model.reformer import TIERS
 from model.train import split as parts_of
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--epochs", type=at_least(1), default=25, help="of each fit, at most (default: 25)")
     add("--seed", type=at_least(0), default=0, help="of folds, fits and trials (default: 0)")
     add("--funnel", type=Path, help="which events reach which stage (default: the funnel that ships)")
-    add("--horizon-hours", type=at_least(1), default=24, help="reached if within so many hours (default: 24)")
+    add("--horizon-hours", type=hours, default=24, help="reached if within so many hours (default: 24)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -79,7 +79,7 @@ def read_task(arguments: argparse.Namespace) -> Task:
     """Replay and label the log, leave out the users who are tested on later, and divide the others."""
     config = msgspec.structs.replace(TIERS[arguments.tier], seed=arguments.seed)
     vocabulary = Vocabulary(item_hashes=config.item_hashes, category_hashes=config.category_hashes)
-    horizon_ms = arguments.horizon_hours * HOUR_MS
+    horizon_ms = round(arguments.horizon_hours * HOUR_MS)
     examples, _ = examples_from(arguments, load_funnel(arguments.funnel), horizon_ms, vocabulary)
     names = ("tier", "epochs", "seed", "horizon_hours")
     prepare(arguments.out, examples, {name: getattr(arguments, name) for name in names})

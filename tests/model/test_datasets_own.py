@@ -124,6 +124,40 @@ def test_unmapped_columns_are_found_by_the_names_of_the_click_event(tmp_path: Pa
     assert clicks(read_log(write(tmp_path, text))) == [ClickEvent("ann", "sign_up", NOON, None, None, 2.0, "m1")]
 
 
+def test_event_names_may_be_patterns_and_an_exact_name_goes_before_them(tmp_path: Path) -> None:
+    text = "user_id,event,timestamp\nann,536365,1\nann,C536366,2\nann,C0,3\nann,,4\n"
+    log = read_log(write(tmp_path, text), "csv", LogOptions(events={"C*": "refund", "*": "order", "C0": "cart_remove"}))
+    assert [event.event for _, event in log] == ["order", "refund", "cart_remove"]
+    assert log.problems.counts == {Reason.MISSING_EVENT: 1}
+
+
+@pytest.mark.parametrize("container", ["csv", "jsonl", "parquet"])
+def test_where_every_row_is_an_order_no_column_need_say_so(tmp_path: Path, container: str) -> None:
+    path = tmp_path / f"own.{container}"
+    if container == "parquet":
+        parquet.write_table(pa.table({"cust": [7, 8], "ts": [NOON, NOON + 1]}), path)
+    else:
+        rows = {"csv": f"cust,ts\n7,{NOON}\n8,{NOON + 1}\n", "jsonl": f'{{"cust": 7, "ts": {NOON}}}\n' * 2}
+        path.write_text(rows[container])
+    options = LogOptions({"user_id": "cust", "timestamp": "ts"}, {"*": "order"})
+    assert [event.event for event in clicks(read_log(path, container, options))] == ["order"] * 2
+    with pytest.raises(LogError, match=r"no column event, found cust, ts.* or say --events \*=order"):
+        clicks(read_log(path, container, LogOptions(options.mapping)))
+
+
+def test_a_sample_holds_whole_users_and_a_larger_one_holds_them_too(tmp_path: Path) -> None:
+    rows = [f"u{user},order,{NOON + at}" for at in range(3) for user in range(400)]
+    path = write(tmp_path, "\n".join(["user_id,event,timestamp", *rows]) + "\n")
+    logs = {share: read_log(path, "csv", LogOptions(sample=share)) for share in (0.1, 0.5, 1.0)}
+    users = {share: Counter(event.user_id for event in clicks(log)) for share, log in logs.items()}
+    assert users[0.1].keys() < users[0.5].keys() < users[1.0].keys()
+    assert set(users[0.5].values()) == {3}
+    assert 20 <= len(users[0.1]) <= 65
+    assert 150 <= len(users[0.5]) <= 250
+    assert logs[0.1].problems.counts == {Reason.NOT_DRAWN: 1200 - 3 * len(users[0.1])}
+    assert is_accounted_for(logs[0.1])
+
+
 # ---- refusals
 
 
@@ -182,10 +216,11 @@ def test_a_mapping_that_does_not_fit_is_refused(tmp_path: Path, words: list[str]
 
 def test_the_command_line_names_log_and_mapping(tmp_path: Path) -> None:
     path = write(tmp_path, "cust,kind,ts\nann,buy,1511582400\n")
-    args = arguments(
-        str(path), "--map", "user_id=cust,event=kind,timestamp=ts", "--events", "buy=order", "--time-unit", "s"
-    )
-    assert clicks(log_from_args(args)) == [ClickEvent("ann", "order", NOON)]
+    mapping = ("--map", "user_id=cust,event=kind,timestamp=ts", "--events", "buy=order", "--time-unit", "s")
+    assert clicks(log_from_args(arguments(str(path), *mapping))) == [ClickEvent("ann", "order", NOON)]
+    assert clicks(log_from_args(arguments(str(path), *mapping, "--sample", "0.0001"))) == []
+    with pytest.raises(SystemExit):
+        arguments(str(path), "--sample", "1.5")
 
 
 @pytest.mark.parametrize(("words", "is_drawn"), [(["--progress"], True), (["--no-progress"], False), ([], False)])

@@ -129,7 +129,10 @@ def test_a_used_directory_is_refused_unless_resumed(tmp_path: Path, log: Path) -
             run(log, tmp_path, "--resume")
 
 
-@pytest.mark.parametrize("wrong", [("--epochs", "0"), ("--seed", "-1"), ("--tier", "huge"), ("--horizon-hours", "x")])
+@pytest.mark.parametrize(
+    "wrong",
+    [("--epochs", "0"), ("--seed", "-1"), ("--tier", "huge"), ("--horizon-hours", "x"), ("--horizon-hours", "0")],
+)
 def test_wrong_arguments_are_told_before_the_log_is_read(tmp_path: Path, wrong: tuple[str, str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         run(tmp_path / "no log", tmp_path / "run", *wrong)

@@ -144,6 +144,8 @@ def test_an_evaluation_writes_figures_and_a_report_that_needs_nothing_else(tmp_p
         assert {"auc", "pr_auc", "log_loss", "brier", "ece", "ece_before", "interval"} <= cell.keys()
         assert metrics[view]["paired"]["all"]["base_rate"]["user"]["intent"]["log_loss"]["interval"]
         assert "session_end" in metrics[view]["slices"]
+        low, high = metrics[view]["slices"]["rows 11 to 50"]["markov"]["user"]["intent"]["interval"]["auc"]
+        assert low < high
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= 18
     assert 'src="' not in page
