@@ -25,6 +25,7 @@ from model.evaluation.splits import TIME, Split, check, time_split, user_folds
 from model.examples import read_examples
 from model.fit import Settings
 from model.options import at_least
+from model.recipe import PRETRAIN, RECIPE, SEEDS
 from model.reformer import TIERS
 from model.tuning.tuned import read_tuned, tuned_settings
 
@@ -65,6 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--epochs", type=at_least(1), default=60, help="at most so many (default: 60)")
     add("--resamples", type=at_least(20), default=200, metavar="N", help="bootstrap replicates (default: 200)")
+    add("--pretrain", type=at_least(0), default=PRETRAIN, metavar="N", help=f"as of training (default: {PRETRAIN})")
+    add("--seeds", type=at_least(1), default=SEEDS, metavar="K", help=f"as of training (default: {SEEDS})")
+    add("--balance", type=float, default=0.0, metavar="X", help="as of training (default: 0)")
     add("--seed", type=at_least(0), default=0, help="of folds, fits and replicates (default: 0)")
     add("--funnel", type=Path, help="which events reach which stage (default: the funnel that ships)")
     add("--horizon-hours", type=at_least(1), default=24, help="reached if within so many hours (default: 24)")
@@ -82,13 +86,14 @@ def run(arguments: argparse.Namespace) -> int:
     folder, horizon_ms = arguments.out, arguments.horizon_hours * HOUR_MS
     tuned = read_tuned(arguments.tuned)
     config = msgspec.structs.replace(TIERS[arguments.tier], seed=arguments.seed)
-    fits = tuned_settings(tuned, Settings(config, arguments.seed))
+    recipe = {name: getattr(arguments, name) for name in RECIPE}
+    fits = tuned_settings(tuned, Settings(config, arguments.seed, **recipe))
     vocabulary = Vocabulary(item_hashes=config.item_hashes, category_hashes=config.category_hashes)
     log = log_from_args(arguments)
     examples, data = read_examples(log, load_funnel(arguments.funnel), horizon_ms, vocabulary, arguments.progress)
     print("\n".join([log.summary(), *log.problems.lines()]))
     names = ("folds", "tier", "epochs", "seed", "horizon_hours")
-    settings: dict[str, Any] = {name: getattr(arguments, name) for name in names}
+    settings: dict[str, Any] = {name: getattr(arguments, name) for name in names} | recipe
     if arguments.tuned:
         settings["tuned"] = msgspec.to_builtins(tuned)
     splits = user_folds(examples, arguments.folds, arguments.seed)[: arguments.only_folds]

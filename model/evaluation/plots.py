@@ -1,15 +1,17 @@
 """Plots of the report: figures and probabilities in, PNG bytes out."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from model.contract.rows import Array
 from model.contract.stages import STAGES
 from model.evaluation.figures import Answers, Positions, rank
+from model.recipe import Phases
 
 SHOWN = STAGES[1:]  # interest to loyalty
 BINS = 10
@@ -52,20 +54,17 @@ def reliability(positions: Positions, answers: Answers, scope: int) -> bytes:
     return _png(figure, axes, "predicted", "observed")
 
 
-def learning(fits: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes | None:
-    """Draw training and validation losses by epoch, a panel per network; None where nothing has epochs."""
-    curves = {name: [fit["curve"] for fit in found if fit["curve"]] for name, found in fits.items()}
-    curves = {name: found for name, found in curves.items() if found}
-    if not curves:
-        return None
-    figure = Figure(figsize=(4 * len(curves), 3))
-    axes = np.atleast_1d(figure.subplots(1, len(curves)))
-    for panel, (name, found) in zip(axes, curves.items(), strict=True):
-        for number, curve in enumerate(found):
+def learning(phases: Phases) -> bytes:
+    """Draw training and validation losses by epoch: a panel per phase, a line per network."""
+    figure = Figure(figsize=(4 * max(len(phases), 2), 3))
+    axes = np.atleast_1d(figure.subplots(1, len(phases)))
+    for panel, (name, curves) in zip(axes, phases.items(), strict=True):
+        for number, curve in enumerate(curves):
             epochs = range(1, len(curve) + 1)
             for colour, kind in zip(COLOURS, ("train", "validation"), strict=False):
                 label = kind if number == 0 else None
                 panel.plot(epochs, [point[kind] for point in curve], color=colour, linewidth=1, alpha=0.7, label=label)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.set_title(name, fontsize=9)
     return _png(figure, axes, "epoch", "loss")
 

@@ -11,6 +11,8 @@ from model.contract.bundle import SCOPES
 from model.contract.stages import STAGES
 from model.evaluation import plots
 from model.evaluation.figures import Answers, Positions
+from model.explain.pictures import features_picture
+from model.recipe import Phases
 
 Views = Mapping[str, tuple[Positions, Mapping[str, Answers]]]
 
@@ -80,8 +82,15 @@ def _view(
         body.append(_image(plots.lift(positions, answers, scope), "lift"))
     body.append("<h3>Slices</h3>")
     body += [_slices(figures["slices"], name, models[0]) for name in SCOPES]
-    curves = plots.learning(figures["fits"])
-    body.append(_image(curves, "learning curves, one line per fit") if curves else "")
+    body += [
+        _image(plots.learning(phases), f"learning curves of {name}, one line per network")
+        for name, phases in _phases(figures["fits"])
+    ]
+    for name, found in figures["fits"].items():
+        for features in (fit["features"] for fit in found if fit["features"]):
+            body.append(f"<h3>What {escape(name)} looks at</h3>")
+            label = "what is lost when a feature is permuted among the rows of users not seen; 95 % of the replicates"
+            body.append(_image(features_picture(features), label))
     return [*body, _costs(figures["fits"])]
 
 
@@ -120,10 +129,23 @@ def _slices(slices: Mapping[str, Any], scope: str, main: str) -> str:
     return _table((f"{escape(main)}, {scope}: AUC (calibration error)", "positions", *STAGES[1:]), rows)
 
 
+def _phases(fits: Mapping[str, list[Mapping[str, Any]]]) -> Iterator[tuple[str, Phases]]:
+    """Yield each network with its learning curves by phase, those of all its fits together."""
+    for name, found in fits.items():
+        phases: Phases = {}
+        for fit in found:
+            for phase, curves in fit["phases"].items():
+                phases.setdefault(phase, []).extend(curves)
+        if phases:
+            yield escape(name), phases
+
+
 def _costs(fits: Mapping[str, list[Mapping[str, Any]]]) -> str:
     rows = []
     for name, found in fits.items():
-        epochs = [len(fit["curve"]) for fit in found if fit["curve"]]
+        epochs = [
+            sum(len(one) for curves in fit["phases"].values() for one in curves) for fit in found if fit["phases"]
+        ]
         seconds = sum(fit["cpu_seconds"] for fit in found)
         rows.append((escape(name), str(len(found)), f"{seconds:,.0f}", ", ".join(map(str, epochs))))
     return "<h3>Cost</h3>" + _table(("contender", "fits", "processor seconds", "epochs"), rows)
