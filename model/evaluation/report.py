@@ -21,10 +21,10 @@ TITLES = {
     "time": "The future (fitted on the past)",
 }
 PARTS = {"all": "all positions", "session_end": "session ends"}
-COLUMNS = ("auc", "pr_auc", "log_loss", "brier", "ece", "ece_before")
-NAMES = ("ROC AUC", "PR AUC", "log-loss", "Brier", "calibration error", "before calibration", "P@5 %", "lift@5 %")
+COLUMNS = ("pr_auc", "log_loss", "brier", "ece", "ece_before")
+NAMES = ("PR AUC", "log-loss", "Brier", "calibration error", "before calibration", "P@5 %", "lift@5 %")
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 100rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; margin: .6rem 0 1.4rem; font-size: 13px; }
 td, th { padding: .15rem .6rem; text-align: right; border-bottom: 1px solid #e5e5e5; white-space: nowrap; }
 td:first-child, th:first-child { text-align: left; }
@@ -61,7 +61,7 @@ def _card(metrics: Mapping[str, Any]) -> Iterator[str]:
         calibrated on users that are neither trained nor tested on, each scope and stage by itself. Intervals hold 95 %
         of bootstrap replicates of the users; differences are paired. Figures of cross-validation pool the folds, so a
         contender that tells nobody apart comes out slightly below .5.</p>"""
-    facts = {**settings, "fingerprint of the data": data["fingerprint"]}
+    facts = {**settings, "models": ", ".join(settings["models"]), "fingerprint of the data": data["fingerprint"]}
     yield _table(("", "value"), [(key, str(value)) for key, value in facts.items()])
 
 
@@ -82,10 +82,8 @@ def _view(
         body.append(_image(plots.lift(positions, answers, scope), "lift"))
     body.append("<h3>Slices</h3>")
     body += [_slices(figures["slices"], name, models[0]) for name in SCOPES]
-    body += [
-        _image(plots.learning(phases), f"learning curves of {name}, one line per network")
-        for name, phases in _phases(figures["fits"])
-    ]
+    if phases := _phases(figures["fits"]):
+        body.append(_image(plots.learning(phases), "learning curves, one line per network"))
     for name, found in figures["fits"].items():
         for features in (fit["features"] for fit in found if fit["features"]):
             body.append(f"<h3>What {escape(name)} looks at</h3>")
@@ -102,9 +100,10 @@ def _stage(figures: Mapping[str, Any], part: str, scope: str, stage: str, models
         shown = [_with_interval(cell, column) for column in COLUMNS]
         shown += [f"{cell['precision_at']['0.05']:.3f}", f"{cell['lift_at']['0.05']:.2f}"]
         lead = figures["paired"].get(part, {}).get(model)
-        rows.append((escape(model), *shown, _lead(lead[scope][stage]["auc"]) if lead else ""))
+        ahead = _lead(lead[scope][stage]["auc"]) if lead else ""
+        rows.append((escape(model), _with_interval(cell, "auc"), ahead, *shown))
     rate = figures["slices"][part][models[0]][scope][stage]["rate"]
-    header = (f"{escape(stage)} <small>{rate:.1%}</small>", *NAMES, f"lead of {escape(models[0])} in AUC")
+    header = (f"{escape(stage)} <small>{rate:.1%}</small>", "ROC AUC", f"lead of {escape(models[0])}", *NAMES)
     return _table(header, rows)
 
 
@@ -129,15 +128,13 @@ def _slices(slices: Mapping[str, Any], scope: str, main: str) -> str:
     return _table((f"{escape(main)}, {scope}: AUC (calibration error)", "positions", *STAGES[1:]), rows)
 
 
-def _phases(fits: Mapping[str, list[Mapping[str, Any]]]) -> Iterator[tuple[str, Phases]]:
-    """Yield each network with its learning curves by phase, those of all its fits together."""
-    for name, found in fits.items():
-        phases: Phases = {}
-        for fit in found:
-            for phase, curves in fit["phases"].items():
-                phases.setdefault(phase, []).extend(curves)
-        if phases:
-            yield escape(name), phases
+def _phases(fits: Mapping[str, list[Mapping[str, Any]]]) -> Phases:
+    """Return the learning curves of all fits together, by network and phase."""
+    found: Phases = {}
+    for name, facts in fits.items():
+        for phase, curves in (item for fit in facts for item in fit["phases"].items()):
+            found.setdefault(f"{name}: {phase}", []).extend(curves)
+    return found
 
 
 def _costs(fits: Mapping[str, list[Mapping[str, Any]]]) -> str:
