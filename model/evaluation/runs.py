@@ -29,7 +29,7 @@ from model.explain.population import Settings as Looking
 from model.fit import Settings
 
 IDENTITY = "run.json"
-LOOKED_AT, LOOKED_USERS, LOOKED_RESAMPLES = "fold0", 60, 100  # where, on how many, and bootstrap replicates
+LOOKED_AT, LOOKED_USERS, LOOKED_RESAMPLES = "fold0", 50, 50  # where, on how many, and bootstrap replicates
 
 
 class Plan(NamedTuple):
