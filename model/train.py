@@ -1,8 +1,7 @@
 """`funnelcast train LOG --out DIR`: an event log in, a checkpoint out, with figures on users it has not seen.
 
 The log is replayed by the contract's fold, labelled, and split by user: train, validation (early stopping, calibration)
-and test (the report). The run directory holds weights.pt, config.json, metrics.json, curves.png, and a state of each
-network to resume from.
+and test (the report). The run directory holds weights.pt, config.json, metrics.json, curves.png and states to resume.
 """
 
 import argparse
