@@ -18,6 +18,7 @@ from model.contract.stages import STAGES
 from model.examples import CENSORED, Examples
 from model.fit import Settings, Trainer, score
 from model.networks import NETWORKS
+from model.recipe import Phases, follow
 
 SMALLEST = 1e-4  # probabilities of counts are kept this far from 0 and 1
 PRIOR_POSITIONS = 20.0  # weight of the overall rate in a cell of the Markov table
@@ -26,7 +27,7 @@ PRIOR_POSITIONS = 20.0  # weight of the overall rate in a cell of the Markov tab
 class Contender(Protocol):
     """Something that can be fitted and then asked for logits."""
 
-    curve: list[dict[str, float]]  # losses by epoch, where there are epochs
+    phases: Phases  # losses by epoch, where there are epochs
 
     def fit(self, examples: Examples, train: list[int], validation: list[int], progress: bool | None) -> None: ...
 
@@ -49,7 +50,7 @@ class BaseRate:
     """Says of every position how often it comes to that."""
 
     def __init__(self) -> None:
-        self.curve: list[dict[str, float]] = []
+        self.phases: Phases = {}
 
     def fit(self, examples: Examples, train: list[int], validation: list[int], progress: bool | None) -> None:
         self.rates = examples.reach[known_rows(examples, train)].mean(0)  # (2, S)
@@ -83,7 +84,7 @@ class Tabular:
     """A classifier of scikit-learn for each scope and stage, on the running features of the row."""
 
     def __init__(self, make: Callable[[], Any], columns: Callable[[Examples, Array], Array], stops_early: bool) -> None:
-        self.curve: list[dict[str, float]] = []
+        self.phases: Phases = {}
         self._make, self._columns, self._stops_early = make, columns, stops_early
         self._models: list[list[Any]] = []
 
@@ -121,13 +122,15 @@ class Network:
 
     def __init__(self, settings: Settings, epochs: int) -> None:
         self._settings, self._epochs = settings, epochs
-        self.curve: list[dict[str, float]] = []
+        self.phases: Phases = {}
 
     def fit(self, examples: Examples, train: list[int], validation: list[int], progress: bool | None) -> None:
-        trainer = Trainer(self._settings)
-        while not trainer.finished and trainer.epoch < self._epochs:
-            trainer.run_epoch(examples, train, validation, progress)
-        self.curve, self._model = trainer.curve, trainer.best_model()
+        def run(trainer: Trainer, name: str) -> None:
+            while not trainer.finished and trainer.epoch < self._epochs:
+                trainer.run_epoch(examples, train, validation, progress)
+
+        trained = follow(self._settings, examples, (train, validation), run)
+        self.phases, self._model = trained.phases(), trained.trainer.best_model()
 
     def logits(self, examples: Examples, users: list[int]) -> Array:
         return score(self._model, examples, users).logits
@@ -169,7 +172,10 @@ def boosting(seed: int, trees: Trees) -> Any:
 
 
 def contender(name: str, settings: Settings, epochs: int, trees: Trees = DEFAULT_TREES) -> Contender:
-    """Make one of CONTENDERS; `settings` and `epochs` are for networks, but for the seed; `trees` for boosting."""
+    """Make one of CONTENDERS; `settings` and `epochs` are for networks, but for the seed; `trees` for boosting.
+
+    Only ours follows the whole recipe: the others are single networks without pre-training.
+    """
     if name == "base_rate":
         return BaseRate()
     if name == "markov":
@@ -178,8 +184,10 @@ def contender(name: str, settings: Settings, epochs: int, trees: Trees = DEFAULT
         return Tabular(lambda: logistic(settings.seed), counts, stops_early=False)
     if name == "boosting":
         return Tabular(lambda: boosting(settings.seed, trees), bytes_and_type, stops_early=True)
-    model = msgspec.structs.replace(settings.model, network=name)
-    return Network(msgspec.structs.replace(settings, model=model), epochs)
+    if name != "reformer":
+        model = msgspec.structs.replace(settings.model, network=name)
+        settings = msgspec.structs.replace(settings, model=model, pretrain=0, seeds=1)
+    return Network(settings, epochs)
 
 
 CONTENDERS = ("reformer", *NETWORKS, "boosting", "logistic", "markov", "base_rate")

@@ -21,7 +21,7 @@ NOTHING_NEXT = -1
 
 class Batch(NamedTuple):
     rows: Rows
-    reach: Tensor  # (B, L, 2, S) int8; CENSORED also where a row is not scored
+    reach: Tensor  # (B, L, 2, S) int8, or float32 of teachers; CENSORED also where a row is not scored
     next_type: Tensor  # (B, L) int64; NOTHING_NEXT where a row is not scored
     weight: Tensor  # (B, 1) float32: 1 / sqrt(rows of the user)
 
@@ -53,7 +53,7 @@ def collate(examples: Examples, cut: list[Segment], since_ms: int = 0) -> Batch:
     shape = len(cut), max(part.end - part.begin for part in cut)
     ids = {name: np.zeros(shape, np.int64) for name in ("type", "item", "category")}  # (B, L)
     features = np.zeros((*shape, WIDTH), np.uint8)  # (B, L, WIDTH)
-    reach = np.full((*shape, SCOPES, len(STAGES)), CENSORED, np.int8)  # (B, L, 2, S)
+    reach = np.full((*shape, SCOPES, len(STAGES)), CENSORED, examples.reach.dtype)  # (B, L, 2, S)
     next_type = np.full(shape, NOTHING_NEXT, np.int64)  # (B, L)
     for b, (user, begin, scored, end) in enumerate(cut):
         first, last = examples.start[user] + begin, examples.start[user] + end

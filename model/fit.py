@@ -1,7 +1,8 @@
 """Fit a click model: batches in, the running average of the weights at its best epoch out.
 
-The loss is reach (censored positions left out) plus next event, each user weighted by 1 / sqrt(rows). Every epoch ends
-in a file from which training goes on exactly as if it had not stopped: random numbers depend on seed and epoch alone.
+First come epochs of next event alone, if asked for. Then the loss is reach (censored positions left out) plus next
+event, each user weighted by 1 / sqrt(rows). Every epoch ends in a file from which training goes on exactly as if it had
+not stopped: random numbers depend on seed and epoch alone.
 """
 
 import copy
@@ -28,7 +29,6 @@ from model.measures import log_loss
 from model.reformer import ClickModel, Logits, ReformerConfig, weights
 from model.segments import Segment
 
-STATE = "state.pt"
 SCORING_ROWS = 8192  # padded rows of one batch when no gradient is kept
 
 
@@ -38,6 +38,9 @@ class Settings(msgspec.Struct, frozen=True):
     model: ReformerConfig
     seed: int = 0
     next_event: float = 0.1  # weight of the next-event loss
+    pretrain: int = 0  # epochs of next event alone, before reach is learned
+    balance: float = 0.0  # reached positions of a stage weigh odds ** balance: 0 as they are, 1 as much as the others
+    seeds: int = 1  # networks that teach one (model.recipe)
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warm_up: int = 50  # steps
@@ -45,6 +48,9 @@ class Settings(msgspec.Struct, frozen=True):
     average: float = 0.98  # share kept of the running average of the weights at each step
     patience: int = 5  # epochs without a better validation loss
     since_ms: int = 0  # rows before this moment are history: seen, but not learned from
+
+
+Curve = list[dict[str, float]]  # losses on training and validation users, by epoch
 
 
 class Scored(NamedTuple):
@@ -70,20 +76,31 @@ class Trainer:
         )
         self.user_weight: Array | None = None  # (U,) a factor on each user's weight in the loss
         self.start: float | None = None  # validation loss of the weights that training began with, where they are kept
+        self.lessons: Examples | None = None  # what teachers say, to learn from in the place of what happened
+        self.odds: Tensor | None = None  # (2, S) weight of a reached position, where it is not 1
         self.steps = 0
         self.best: dict[str, Tensor] = {}
-        self.curve: list[dict[str, float]] = []
+        self.rehearsed: Curve = []  # of pre-training, next-event losses
+        self.curve: Curve = []
 
     @property
     def epoch(self) -> int:
-        """Epochs done."""
+        """Epochs done, those of pre-training not counted."""
         return len(self.curve)
 
     @property
     def best_epoch(self) -> int:
         """The epoch, counted from 1, of the lowest validation loss; 0 where the start is not beaten."""
-        losses = [np.inf if self.start is None else self.start, *(point["validation"] for point in self.curve)]
-        return int(np.argmin(losses))
+        return int(np.argmin(self._losses))
+
+    @property
+    def best_loss(self) -> float:
+        """The lowest validation loss."""
+        return min(self._losses)
+
+    @property
+    def _losses(self) -> list[float]:
+        return [np.inf if self.start is None else self.start, *(point["validation"] for point in self.curve)]
 
     @property
     def finished(self) -> bool:
@@ -97,6 +114,11 @@ class Trainer:
         self.best = {name: value.clone() for name, value in weights(self.average).items()}
         self.start = self.loss(examples, validation)
 
+    @property
+    def rehearsing(self) -> bool:
+        """Is the next epoch one of pre-training?"""
+        return len(self.rehearsed) < self.settings.pretrain and not self.curve
+
     def loss(self, examples: Examples, users: list[int]) -> float:
         """Return the weighted reach loss of the averaged weights on some users, all scopes and stages alike."""
         found = score(self.average, examples, users)
@@ -104,20 +126,29 @@ class Trainer:
 
     def run_epoch(self, examples: Examples, train: list[int], validation: list[int], progress: bool | None) -> None:
         """Train one epoch, look at the validation users, and remember the weights if they are the best so far."""
-        seed = self.settings.seed * 1_000_003 + self.epoch
+        seed = self.settings.seed * 1_000_003 + len(self.rehearsed) + self.epoch
         self.device.seed(seed)
         grouped = batches(segments(examples, train), self.settings.batch_rows, np.random.default_rng(seed))
         grouped = self.device.share(grouped)
+        if self.settings.balance:
+            self.odds = (odds_of(examples, train) ** self.settings.balance).to(self.device.at)
         hide = None if progress is None else not progress
         losses = []
-        with tqdm(grouped, desc=f"epoch {self.epoch + 1}", unit="batch", leave=False, disable=hide) as bar:
+        with tqdm(grouped, desc=self.doing(), unit="batch", leave=False, disable=hide) as bar:
             for cut in bar:
-                losses.append(self.step(self.batch(examples, cut)))
+                losses.append(self.step(self.batch(self.lessons or examples, cut)))
                 bar.set_postfix(loss=f"{np.mean(losses):.4f}")
-        mean = self.device.mean(float(np.mean(losses)))
-        self.curve.append({"train": mean, "validation": self.loss(examples, validation)})
+        point = {"train": self.device.mean(float(np.mean(losses)))}
+        if self.rehearsing:
+            self.rehearsed.append(point | {"validation": next_event_loss(self.average, examples, validation)})
+            return
+        self.curve.append(point | {"validation": self.loss(examples, validation)})
         if self.best_epoch == self.epoch:
             self.best = {name: value.clone() for name, value in weights(self.average).items()}
+
+    def doing(self) -> str:
+        """Name the epoch that comes next."""
+        return f"pre-training {len(self.rehearsed) + 1}" if self.rehearsing else f"epoch {self.epoch + 1}"
 
     def batch(self, examples: Examples, cut: list[Segment]) -> Batch:
         """Pad segments, and weigh their users."""
@@ -137,8 +168,8 @@ class Trainer:
             )
         batch = self.device.move(batch)
         with self.device.cast():
-            reach, following = losses_of(self.model(batch.rows), batch)
-        loss = reach + settings.next_event * following
+            reach, following = losses_of(self.model(batch.rows), batch, self.odds)
+        loss = following if self.rehearsing else reach + settings.next_event * following
         self.optimizer.zero_grad()
         torch.autograd.backward(self.scaler.scale(loss))
         self.device.average_gradients(self.model)
@@ -158,7 +189,7 @@ class Trainer:
         self.average.load_state_dict(self.best, strict=False)
         return self.average.eval()
 
-    def save(self, folder: Path, identity: str) -> None:
+    def save(self, path: Path, identity: str) -> None:
         """Write all that the next epoch depends on, under a temporary name first."""
         state = {
             "identity": identity,
@@ -169,15 +200,15 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "start": self.start,
             "steps": self.steps,
+            "rehearsed": self.rehearsed,
             "curve": self.curve,
         }
-        temporary = folder / f"{STATE}.tmp"
+        temporary = path.with_suffix(".tmp")
         torch.save(state, temporary)
-        os.replace(temporary, folder / STATE)
+        os.replace(temporary, path)
 
-    def load(self, folder: Path, identity: str) -> None:
+    def load(self, path: Path, identity: str) -> None:
         """Go on from a saved state; FunnelcastError if there is none or it is of another run."""
-        path = folder / STATE
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except OSError:
@@ -194,13 +225,15 @@ class Trainer:
         self.scaler.load_state_dict(state.get("scaler", {}))
         self.start = state.get("start")
         self.best, self.steps, self.curve = state["best"], state["steps"], state["curve"]
+        self.rehearsed = state["rehearsed"]
 
 
-def losses_of(logits: Logits, batch: Batch) -> tuple[Tensor, Tensor]:
+def losses_of(logits: Logits, batch: Batch, odds: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the weighted mean losses of reach and of the next event over the positions that have an answer."""
     known = batch.reach[..., 0, 0] != CENSORED  # (B, L)
     truth = batch.reach.clamp(min=0).float()
-    reach = F.binary_cross_entropy_with_logits(logits.reach, truth, reduction="none").mean((-1, -2))  # (B, L)
+    apart = F.binary_cross_entropy_with_logits(logits.reach, truth, reduction="none", pos_weight=odds)
+    reach = apart.mean((-1, -2))  # (B, L)
     follows = batch.next_type != NOTHING_NEXT  # (B, L)
     guessed = logits.next_type.transpose(1, 2)  # (B, T, L)
     following = F.cross_entropy(guessed, batch.next_type.clamp(min=0), reduction="none")  # (B, L)
@@ -209,6 +242,25 @@ def losses_of(logits: Logits, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
     return (values * weight).sum() / weight.sum().clamp(min=1e-9)
+
+
+def odds_of(examples: Examples, users: list[int]) -> Tensor:
+    """Return how many positions do not reach a stage for one that does, (2, S)."""
+    reach = np.concatenate([examples.reach[examples.start[user] : examples.start[user + 1]] for user in users])
+    rate = reach[reach[:, 0, 0] != CENSORED].mean(0)  # (2, S)
+    return torch.from_numpy((1 - rate) / np.maximum(rate, 1e-3)).float()
+
+
+@torch.no_grad()
+def next_event_loss(model: ClickModel, examples: Examples, users: list[int]) -> float:
+    """Return the weighted next-event loss of a model on some users."""
+    model.eval()
+    device, asked, found = Device(next(model.parameters()).device), [], []
+    for cut in batches(segments(examples, users), SCORING_ROWS):
+        batch = device.move(collate(examples, cut))
+        asked.append(float(((batch.next_type != NOTHING_NEXT) * batch.weight).sum()))
+        found.append(float(losses_of(model(batch.rows), batch)[1]))
+    return float(np.average(found, weights=asked))
 
 
 @torch.no_grad()

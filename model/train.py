@@ -1,7 +1,7 @@
 """`funnelcast train LOG --out DIR`: an event log in, a checkpoint out, with figures on users it has not seen.
 
 The log is replayed by the contract's fold, labelled, and split by user: train, validation (early stopping, calibration)
-and test (the report). The run directory holds weights.pt, config.json, metrics.json and state.pt (to resume from).
+and test (the report). The run directory holds weights.pt, config.json, metrics.json, curves.png and states to resume.
 """
 
 import argparse
@@ -24,16 +24,18 @@ from model.contract.stages import STAGES, Funnel, load_funnel
 from model.contract.vocabulary import Vocabulary
 from model.datasets import add_log_arguments
 from model.devices import CPU, Device, add_device_arguments, joined
+from model.evaluation.plots import learning
 from model.examples import CENSORED, Examples
 from model.fit import Scored, Settings, Trainer, score
 from model.measures import measure, told
 from model.networks import NETWORKS
 from model.options import at_least, hours, moment
 from model.prepared.source import examples_from
+from model.recipe import PRETRAIN, RECIPE, SEEDS, Trained, follow
 from model.reformer import TIERS, WEIGHTS, ClickModel
 from model.tuning.tuned import read_tuned, tuned_settings
 
-METRICS = "metrics.json"
+METRICS, CURVES, STATE = "metrics.json", "curves.png", "state.pt"
 SHARES = {"test": 0.15, "validation": 0.15}  # of the users; the rest is trained on
 HELD_ROWS = 2_000_000  # of the users kept aside, about so many are scored: the rest of a long log would tell no more
 USERS_READ = 4096  # at once
@@ -62,6 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=60,
         help="at most so many; training stops earlier by itself (default: 60)",
     )
+    add("--pretrain", type=at_least(0), metavar="N", help=f"epochs of next event alone, first (default: {PRETRAIN})")
+    add("--seeds", type=at_least(1), metavar="K", help=f"networks that teach the one that is kept (default: {SEEDS})")
+    balance = "reached stages weigh their odds to this power: 0 as they are, 1 as much as the others (default: 0)"
+    add("--balance", type=float, metavar="X", help=balance)
     add("--seed", type=at_least(0), help="the same log and seed give the same weights (default: 0, or that of --from)")
     add("--resume", action="store_true", help="go on from the last finished epoch of DIR")
     add("--name", default="", help="name of the model in every record (default: that of DIR)")
@@ -106,21 +112,22 @@ def run(arguments: argparse.Namespace) -> int:
         start = read_start(arguments)
         prepare(arguments.out, arguments.resume)
         task = read_task(arguments, start)
-        trainer = fit(task, arguments, start, device)
+        trained = fit(task, arguments, start, device)
     if device.leads:
-        finish(task, trainer, arguments, start)
+        finish(task, trained, arguments, start)
     return 0
 
 
-def finish(task: Task, trainer: Trainer, arguments: argparse.Namespace, start: Start | None) -> None:
+def finish(task: Task, trained: Trained, arguments: argparse.Namespace, start: Start | None) -> None:
     """Calibrate and measure the best model, and write what is left to write."""
     folder: Path = arguments.out
+    trainer, phases = trained.trainer, trained.phases()
     model = trainer.best_model()
     calibration, metrics = judge(model, task)
     if start:
         told, rates = score(start.model, task.examples, task.parts["test"]), np.array(task.contract.base_rates)
         metrics["start"] = figures_of(told, start.checkpoint.calibration, rates)
-    metrics |= {"best_epoch": trainer.best_epoch, "curve": trainer.curve}
+    metrics |= {"best_epoch": trainer.best_epoch, "curve": trainer.curve, "phases": phases}
     checkpoint = Checkpoint(
         name=arguments.name or folder.absolute().name,
         model=task.settings.model,
@@ -132,6 +139,7 @@ def finish(task: Task, trainer: Trainer, arguments: argparse.Namespace, start: S
     )
     save_checkpoint(folder, model, checkpoint)
     write_whole(folder / METRICS, msgspec.json.format(msgspec.json.encode(metrics), indent=2) + b"\n")
+    write_whole(folder / CURVES, learning(phases))
     print(table(metrics["test"]["all"], len(task.parts["test"])))
     print(f"checkpoint  {folder}  (best epoch {trainer.best_epoch} of {trainer.epoch}; figures in {METRICS})")
 
@@ -166,7 +174,9 @@ def what_to_train(arguments: argparse.Namespace, start: Start | None) -> tuple[S
         config = TIERS[arguments.tier or "small"]
         config = msgspec.structs.replace(config, seed=seed, network=arguments.model or "reformer")
         horizon_ms = round((arguments.horizon_hours or 24) * HOUR_MS)
-        settings = tuned_settings(read_tuned(arguments.tuned), Settings(config, seed, since_ms=since_ms))
+        recipe = {name: getattr(arguments, name) for name in RECIPE if getattr(arguments, name) is not None}
+        fresh = Settings(config, seed, since_ms=since_ms, **({"pretrain": PRETRAIN, "seeds": SEEDS} | recipe))
+        settings = tuned_settings(read_tuned(arguments.tuned), fresh)
         return settings, load_funnel(arguments.funnel), horizon_ms
     checkpoint = start.checkpoint
     seed = checkpoint.training.get("settings", {}).get("seed", 0) if arguments.seed is None else arguments.seed
@@ -178,7 +188,7 @@ def read_start(arguments: argparse.Namespace) -> Start | None:
     """Read the checkpoint to go on from; what it decides cannot be asked for otherwise."""
     if arguments.start is None:
         return None
-    fixed = ("model", "tier", "funnel", "horizon_hours", "tuned")
+    fixed = ("model", "tier", "funnel", "horizon_hours", "tuned", *RECIPE)
     if given := [name for name in fixed if getattr(arguments, name) is not None]:
         option = given[0].replace("_", "-")
         raise FunnelcastError(f"found --{option} with --from, whose checkpoint decides it; leave out one of the two")
@@ -212,27 +222,42 @@ def check_enough(examples: Examples, parts: dict[str, list[int]]) -> None:
             )
 
 
-def fit(task: Task, arguments: argparse.Namespace, start: Start | None, device: Device = CPU) -> Trainer:
+def fit(task: Task, arguments: argparse.Namespace, start: Start | None, device: Device = CPU) -> Trained:
     """Train until the validation loss stops improving or the epochs are done; save the state after each."""
-    trainer, folder = Trainer(task.settings, device), arguments.out
+    folder: Path = arguments.out
     identity = identify(task) + (start.sha256 if start else "") + device.identity
-    if start:
-        trainer.start_from(start.model, task.examples, task.parts["validation"])
-        print(f"start      {'':13}  validation {trainer.start:.4f}")
-    if arguments.resume:
-        trainer.load(folder, identity)
-    while not trainer.finished and trainer.epoch < arguments.epochs:
-        trainer.run_epoch(task.examples, task.parts["train"], task.parts["validation"], arguments.progress)
-        if device.leads:
-            trainer.save(folder, identity)
-        print(line(trainer), flush=True)
-    return trainer
+    users, validation = task.parts["train"], task.parts["validation"]
+    begun = False
+
+    def run(trainer: Trainer, name: str) -> None:
+        nonlocal begun
+        path = folder / (f"state-{name}.pt" if name else STATE)
+        if start:
+            trainer.start_from(start.model, task.examples, validation)
+            print(f"start      {'':13}  validation {trainer.start:.4f}")
+        if arguments.resume and (path.exists() or not begun):
+            trainer.load(path, identity)
+        begun = True
+        while not trainer.finished and trainer.epoch < arguments.epochs:
+            trainer.run_epoch(task.examples, users, validation, arguments.progress)
+            if device.leads:
+                trainer.save(path, identity)
+            if device.leads and name:
+                (folder / STATE).unlink(missing_ok=True)  # its pupil learned from what it said before
+            print(line(trainer, name), flush=True)
+
+    return follow(task.settings, task.examples, (users, validation), run, device)
 
 
-def line(trainer: Trainer) -> str:
+def line(trainer: Trainer, name: str = "") -> str:
     """Sum up the latest epoch."""
-    losses, best = trainer.curve[-1], " (best)" if trainer.best_epoch == trainer.epoch else ""
-    return f"epoch {trainer.epoch:3d}  train {losses['train']:.4f}  validation {losses['validation']:.4f}{best}"
+    if not trainer.curve:
+        losses, what = trainer.rehearsed[-1], f"pre-training {len(trainer.rehearsed):3d}"
+    else:
+        losses, what = trainer.curve[-1], f"epoch {trainer.epoch:3d}"
+    name = f"{name}  " if name else ""
+    best = " (best)" if trainer.curve and trainer.best_epoch == trainer.epoch else ""
+    return f"{name}{what}  train {losses['train']:.4f}  validation {losses['validation']:.4f}{best}"
 
 
 def identify(task: Task) -> str:

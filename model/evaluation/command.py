@@ -36,6 +36,7 @@ from model.fit import Settings
 from model.measures import told
 from model.options import at_least, hours
 from model.prepared.source import examples_from
+from model.recipe import PRETRAIN, RECIPE, SEEDS
 from model.reformer import TIERS
 from model.tuning.tuned import read_tuned, tuned_settings
 
@@ -76,6 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--epochs", type=at_least(1), default=60, help="at most so many (default: 60)")
     add("--resamples", type=at_least(20), default=200, metavar="N", help="bootstrap replicates (default: 200)")
+    add("--pretrain", type=at_least(0), default=PRETRAIN, metavar="N", help=f"as of training (default: {PRETRAIN})")
+    add("--seeds", type=at_least(1), default=SEEDS, metavar="K", help=f"as of training (default: {SEEDS})")
+    add("--balance", type=float, default=0.0, metavar="X", help="as of training (default: 0)")
     add("--seed", type=at_least(0), default=0, help="of folds, fits and replicates (default: 0)")
     add("--funnel", type=Path, help="which events reach which stage (default: the funnel that ships)")
     add("--horizon-hours", type=hours, default=24, help="reached if within so many hours (default: 24)")
@@ -93,11 +97,12 @@ def run(arguments: argparse.Namespace) -> int:
     folder, horizon_ms = arguments.out, round(arguments.horizon_hours * HOUR_MS)
     tuned = read_tuned(arguments.tuned)
     config = msgspec.structs.replace(TIERS[arguments.tier], seed=arguments.seed)
-    fits = tuned_settings(tuned, Settings(config, arguments.seed))
+    recipe = {name: getattr(arguments, name) for name in RECIPE}
+    fits = tuned_settings(tuned, Settings(config, arguments.seed, **recipe))
     vocabulary = Vocabulary(item_hashes=config.item_hashes, category_hashes=config.category_hashes)
     examples, data = examples_from(arguments, load_funnel(arguments.funnel), horizon_ms, vocabulary)
     names = ("folds", "tier", "epochs", "seed", "horizon_hours")
-    settings: dict[str, Any] = {name: getattr(arguments, name) for name in names}
+    settings: dict[str, Any] = {name: getattr(arguments, name) for name in names} | recipe
     if arguments.tuned:
         settings["tuned"] = msgspec.to_builtins(tuned)
     splits = user_folds(examples, arguments.folds, arguments.seed)[: arguments.only_folds]

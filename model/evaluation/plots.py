@@ -1,19 +1,22 @@
 """Plots of the report: figures and probabilities in, PNG bytes out."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from model.contract.rows import Array
 from model.contract.stages import STAGES
 from model.evaluation.figures import Answers, Positions, rank
+from model.recipe import Phases
 
 SHOWN = STAGES[1:]  # interest to loyalty
 BINS = 10
 POINTS = 300  # of a curve
+ACROSS = 4  # learning curves in a line
 COLOURS = ("#0b6e99", "#d9730d", "#6b8e23", "#a83279", "#888888", "#3b3b98", "#b8860b", "#2f4f4f", "#8b0000")
 
 
@@ -52,20 +55,20 @@ def reliability(positions: Positions, answers: Answers, scope: int) -> bytes:
     return _png(figure, axes, "predicted", "observed")
 
 
-def learning(fits: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes | None:
-    """Draw training and validation losses by epoch, a panel per network; None where nothing has epochs."""
-    curves = {name: [fit["curve"] for fit in found if fit["curve"]] for name, found in fits.items()}
-    curves = {name: found for name, found in curves.items() if found}
-    if not curves:
-        return None
-    figure = Figure(figsize=(4 * len(curves), 3))
-    axes = np.atleast_1d(figure.subplots(1, len(curves)))
-    for panel, (name, found) in zip(axes, curves.items(), strict=True):
-        for number, curve in enumerate(found):
+def learning(phases: Phases) -> bytes:
+    """Draw training and validation losses by epoch: a panel per phase, a line per network."""
+    lines = -(-len(phases) // ACROSS)
+    figure = Figure(figsize=(4 * min(ACROSS, max(len(phases), 2)), 3 * lines))
+    axes = list(figure.subplots(lines, min(ACROSS, len(phases)), squeeze=False).flat)
+    for panel in axes[len(phases) :]:
+        panel.set_visible(False)
+    for panel, (name, curves) in zip(axes, phases.items(), strict=False):
+        for number, curve in enumerate(curves):
             epochs = range(1, len(curve) + 1)
             for colour, kind in zip(COLOURS, ("train", "validation"), strict=False):
                 label = kind if number == 0 else None
                 panel.plot(epochs, [point[kind] for point in curve], color=colour, linewidth=1, alpha=0.7, label=label)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.set_title(name, fontsize=9)
     return _png(figure, axes, "epoch", "loss")
 
@@ -143,7 +146,8 @@ def _png(figure: Figure, axes: Any, across: str, up: str) -> bytes:
     axes[0].set_ylabel(up, fontsize=8)
     if axes[0].get_legend_handles_labels()[0]:
         axes[0].legend(fontsize=7, frameon=False)
-    figure.subplots_adjust(left=0.9 / figure.get_figwidth(), right=0.99, top=0.9, bottom=0.18, wspace=0.25)
+    wide, high = figure.get_size_inches()
+    figure.subplots_adjust(left=0.9 / wide, right=0.99, top=1 - 0.3 / high, bottom=0.54 / high, wspace=0.25, hspace=0.4)
     target = io.BytesIO()
     figure.savefig(target, format="png", dpi=90)
     return target.getvalue()

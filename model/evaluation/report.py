@@ -12,7 +12,9 @@ from model.contract.bundle import SCOPES
 from model.contract.stages import STAGES
 from model.evaluation import plots
 from model.evaluation.figures import ROWS, Answers, Positions
+from model.explain.pictures import features_picture
 from model.measures import told
+from model.recipe import Phases
 
 Views = Mapping[str, tuple[Positions, Mapping[str, Answers]]]
 
@@ -21,10 +23,10 @@ TITLES = {
     "time": "The future (fitted on the past)",
 }
 PARTS = {"all": "all positions", "session_end": "session ends"}
-COLUMNS = ("auc", "pr_auc", "log_loss", "brier", "ece", "ece_before")
-NAMES = ("ROC AUC", "PR AUC", "log-loss", "Brier", "calibration error", "before calibration", "P@5 %", "lift@5 %")
+COLUMNS = ("pr_auc", "log_loss", "brier", "ece", "ece_before")
+NAMES = ("PR AUC", "log-loss", "Brier", "calibration error", "before calibration", "P@5 %", "lift@5 %")
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 100rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; margin: .6rem 0 1.4rem; font-size: 13px; }
 td, th { padding: .15rem .6rem; text-align: right; border-bottom: 1px solid #e5e5e5; white-space: nowrap; }
 td:first-child, th:first-child { text-align: left; }
@@ -61,7 +63,7 @@ def _card(metrics: Mapping[str, Any]) -> Iterator[str]:
         calibrated on users that are neither trained nor tested on, each scope and stage by itself. Intervals hold 95 %
         of bootstrap replicates of the users; differences are paired. Figures of cross-validation pool the folds, so a
         contender that tells nobody apart comes out slightly below .5.</p>"""
-    facts = {**settings, "fingerprint of the data": data["fingerprint"]}
+    facts = {**settings, "models": ", ".join(settings["models"]), "fingerprint of the data": data["fingerprint"]}
     yield _table(("", "value"), [(key, str(value)) for key, value in facts.items()])
 
 
@@ -84,8 +86,13 @@ def _view(
     body += [_slices(figures["slices"], name, models[0]) for name in SCOPES]
     body.append("<h3>AUC by the rows of the user so far</h3>")
     body += [_lengths(figures["slices"], models, scope, stage) for scope in SCOPES for stage in STAGES[1:]]
-    curves = plots.learning(figures["fits"])
-    body.append(_image(curves, "learning curves, one line per fit") if curves else "")
+    if phases := _phases(figures["fits"]):
+        body.append(_image(plots.learning(phases), "learning curves, one line per network"))
+    for name, found in figures["fits"].items():
+        for features in (fit["features"] for fit in found if fit["features"]):
+            body.append(f"<h3>What {escape(name)} looks at</h3>")
+            label = "what is lost when a feature is permuted among the rows of users not seen; 95 % of the replicates"
+            body.append(_image(features_picture(features), label))
     return [*body, _costs(figures["fits"])]
 
 
@@ -97,10 +104,11 @@ def _stage(figures: Mapping[str, Any], part: str, scope: str, stage: str, models
         shown = [_with_interval(cell, column) for column in COLUMNS]
         shown += [f"{cell['precision_at']['0.05']:.3f}", told(cell["lift_at"]["0.05"], ".2f")]
         lead = figures["paired"].get(part, {}).get(model)
-        rows.append((escape(model), *shown, _lead(lead[scope][stage]["auc"]) if lead else ""))
+        ahead = _lead(lead[scope][stage]["auc"]) if lead else ""
+        rows.append((escape(model), _with_interval(cell, "auc"), ahead, *shown))
     first = figures["slices"][part][models[0]][scope][stage]
     reached = f"{escape(stage)} <small>{first['rate']:.1%}, {first['users_reaching']:,} users</small>"
-    header = (reached, *NAMES, f"lead of {escape(models[0])} in AUC")
+    header = (reached, "ROC AUC", f"lead of {escape(models[0])}", *NAMES)
     return _table(header, rows)
 
 
@@ -137,10 +145,21 @@ def _lengths(slices: Mapping[str, Any], models: list[str], scope: str, stage: st
     return _table((f"{escape(stage)}, {scope}", *names), rows)
 
 
+def _phases(fits: Mapping[str, list[Mapping[str, Any]]]) -> Phases:
+    """Return the learning curves of all fits together, by network and phase."""
+    found: Phases = {}
+    for name, facts in fits.items():
+        for phase, curves in (item for fit in facts for item in fit["phases"].items()):
+            found.setdefault(f"{name}: {phase}", []).extend(curves)
+    return found
+
+
 def _costs(fits: Mapping[str, list[Mapping[str, Any]]]) -> str:
     rows = []
     for name, found in fits.items():
-        epochs = [len(fit["curve"]) for fit in found if fit["curve"]]
+        epochs = [
+            sum(len(one) for curves in fit["phases"].values() for one in curves) for fit in found if fit["phases"]
+        ]
         seconds = sum(fit["cpu_seconds"] for fit in found)
         rows.append((escape(name), str(len(found)), f"{seconds:,.0f}", ", ".join(map(str, epochs))))
     return "<h3>Cost</h3>" + _table(("contender", "fits", "processor seconds", "epochs"), rows)

@@ -14,18 +14,22 @@ import msgspec
 import numpy as np
 from tqdm import tqdm
 
-from model.baselines import Trees, contender, known_rows
+from model.baselines import Contender, Trees, contender, known_rows
 from model.calibrate import fit_calibration, sigmoid
 from model.checkpoint import write_whole
+from model.contract.bundle import Calibration
 from model.contract.errors import FunnelcastError
 from model.contract.events import SESSION_END
 from model.contract.rows import Array
 from model.evaluation.figures import Answers
-from model.evaluation.splits import Split
+from model.evaluation.splits import Split, only
 from model.examples import Examples
+from model.explain.population import Sample, importance_of_features
+from model.explain.population import Settings as Looking
 from model.fit import Settings
 
 IDENTITY = "run.json"
+LOOKED_AT, LOOKED_USERS, LOOKED_RESAMPLES = "fold0", 50, 50  # where, on how many, and bootstrap replicates
 
 
 class Plan(NamedTuple):
@@ -42,7 +46,7 @@ class Done(NamedTuple):
     """A contender on a split."""
 
     answers: Answers
-    facts: dict[str, Any]  # curve, seconds, calibration
+    facts: dict[str, Any]  # learning curves, seconds, calibration
 
 
 def prepare(folder: Path, examples: Examples, settings: dict[str, Any]) -> None:
@@ -79,7 +83,7 @@ def run_all(folder: Path, splits: Sequence[Split], plan: Plan) -> None:
 
 
 def run_one(split: Split, name: str, plan: Plan) -> Done:
-    """Fit and calibrate a contender on the past, then ask it about the test."""
+    """Fit and calibrate a contender on the past, then ask it about the test; look into the first one's first fit."""
     started, model = time.process_time(), contender(name, plan.settings, plan.epochs, plan.trees)
     model.fit(split.past, split.train, split.validation, plan.progress)
     held = known_rows(split.past, split.validation)
@@ -91,13 +95,27 @@ def run_one(split: Split, name: str, plan: Plan) -> Done:
     )
     logits = model.logits(split.whole, split.test)  # (P, 2, S)
     answers = Answers(sigmoid(logits).astype(np.float32), calibration.apply(logits).astype(np.float32))
+    seconds = time.process_time() - started
+    looked = look(split, model, calibration, plan) if (split.name, name) == (LOOKED_AT, plan.models[0]) else {}
     facts = {
-        "curve": model.curve,
-        "cpu_seconds": time.process_time() - started,
+        "phases": model.phases,
+        "cpu_seconds": seconds,
+        "features": looked,
         "calibration": msgspec.to_builtins(calibration),
         "users": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
     }
     return Done(answers, facts)
+
+
+def look(split: Split, model: Contender, calibration: Calibration, plan: Plan) -> dict[str, Any]:
+    """Return what each feature is worth to a contender, on some of the users whom it was not fitted on."""
+    users = [user for user in split.test if split.whole.rows_of(user)][:LOOKED_USERS]
+    part = only(split.whole, users)
+    everyone = list(range(len(users)))
+    known = known_rows(part, everyone)
+    sample = Sample(part, known, part.user_of(known), part.reach[known])
+    settings = Looking(len(users), LOOKED_RESAMPLES, plan.settings.seed, plan.progress)
+    return importance_of_features(sample, lambda changed: calibration.apply(model.logits(changed, everyone)), settings)
 
 
 def file_of(folder: Path, split: Split, name: str) -> Path:

@@ -71,6 +71,14 @@ def time_split(examples: Examples, horizon_ms: int, seed: int) -> Split:
     )
 
 
+def only(examples: Examples, users: list[int]) -> Examples:
+    """Return some users and nobody else, in their order."""
+    rows = np.concatenate([np.arange(examples.start[user], examples.start[user + 1]) for user in users])
+    start = np.concatenate([[0], np.cumsum(np.diff(examples.start)[users])])
+    columns = {name: getattr(examples, name)[rows] for name in Examples._fields[2:]}
+    return Examples(users=tuple(examples.users[user] for user in users), start=start, **columns)
+
+
 def before(examples: Examples, moment: int, horizon_ms: int) -> Examples:
     """Return the examples as they were known at a moment: no later rows, no label that looks beyond it."""
     keep = examples.ts < moment  # (N,)

@@ -19,7 +19,7 @@ from model.contract.errors import FunnelcastError
 from model.contract.rows import Array, Rules
 from model.datasets import LogColumns, add_log_arguments, log_from_args, read_columns
 from model.explain import pictures
-from model.explain.population import Settings, importance_of_features, importance_of_types, sample_of
+from model.explain.population import Settings, asked, importance_of_features, importance_of_types, sample_of
 from model.explain.user import as_dict, attention_of, explain_user, question_of
 from model.histories import Histories, replay
 from model.labels import reach_labels
@@ -109,7 +109,7 @@ def population(
             "features": "permuted among all rows of these users: fall of AUC, rise of log-loss",
             "types": "all past events of the type left out, the past folded again: change of the probability",
         },
-        "features": importance_of_features(sample, answerer, settings),
+        "features": importance_of_features(sample, asked(sample, answerer), settings),
         "types": importance_of_types(columns, sample, answerer, rules, histories.recorded, settings),
     }
 

@@ -117,6 +117,19 @@ def population_picture(told: Mapping[str, Any]) -> bytes:
     return _png(figure)
 
 
+def features_picture(features: Mapping[str, Any]) -> bytes:
+    """Draw the most costly features alone."""
+    shown = list(features.items())[:MOST_FEATURES]
+    figure = Figure(figsize=(8, 1.0 + 0.26 * len(shown)))
+    panel = figure.subplots()
+    _bars(panel, shown, "auc_drop", "fall of the ROC AUC without it (mean over stages and scopes)")
+    panel.invert_yaxis()
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.tick_params(labelsize=8)
+    figure.subplots_adjust(left=0.3, right=0.98, top=0.98, bottom=0.6 / figure.get_figheight())
+    return _png(figure)
+
+
 def _bars(panel: Any, rows: list[Any], name: str, label: str) -> None:
     value = np.array([cell["mean"][name] for _, cell in rows])
     bounds = np.array([cell["mean"][f"{name}_interval"] for _, cell in rows]).reshape(len(rows), 2)

@@ -4,6 +4,7 @@ A feature is permuted among all rows of the sampled users, which keeps its distr
 the past and the past folded again. Intervals come from bootstrap replicates of the users.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from model.contract.bundle import SCOPES
 from model.contract.errors import FunnelcastError
 from model.contract.events import TYPES
 from model.contract.features import FEATURES
-from model.contract.rows import Array, Inputs, Rules
+from model.contract.rows import Array, Rules
 from model.contract.stages import STAGES
 from model.datasets import LogColumns
 from model.evaluation.figures import area, draw_users, interval, rank
@@ -28,11 +29,13 @@ from model.segments import Segment, segments_of
 NAMES = ("item", "category")  # shuffled as the features are
 QUESTIONS = 5  # of each user, for types of events
 
+Ask = Callable[[Any], Array]  # inputs, perhaps changed -> calibrated probabilities (P, 2, S) of the sample's known rows
+
 
 class Sample(NamedTuple):
     """The rows of the sampled users whose outcome is known."""
 
-    inputs: Inputs
+    inputs: Any  # Inputs, or Examples of an evaluation
     known: Array  # (P,) rows of the inputs
     user: Array  # (P,) i8
     outcomes: Array  # (P, 2, S)
@@ -76,34 +79,33 @@ def sample_of_users(histories: Histories, labels: Labels, users: list[int]) -> S
     return Sample(inputs_of(histories, parts), *map(np.concatenate, (known, owner, outcomes)))
 
 
-def importance_of_features(sample: Sample, answerer: Answerer, settings: Settings) -> dict[str, Any]:
+def asked(sample: Sample, answerer: Answerer) -> Ask:
+    """Return how to ask a bundle or a checkpoint about the rows of a sample."""
+    return lambda inputs: answerer.calibration.apply(reach_logits(answerer, inputs)[sample.known])
+
+
+def importance_of_features(sample: Sample, ask: Ask, settings: Settings) -> dict[str, Any]:
     """Return, by feature, how much the figures suffer when it is permuted, the most costly first."""
     draws = draw_users(sample.user, int(sample.user.max()) + 1, settings.resamples, settings.seed)
-    before = figures_by_replicate(_probabilities(sample, answerer, sample.inputs), sample, draws)
+    before = figures_by_replicate(ask(sample.inputs), sample, draws)
     varied = [x for x in range(len(FEATURES)) if np.ptp(sample.inputs.features[:, x])]
     names = [FEATURES[x] for x in varied] + [name for name in NAMES if np.ptp(getattr(sample.inputs, name))]
     hide = None if settings.progress is None else not settings.progress
     found = {}
     for name in tqdm(names, desc="features", disable=hide):
         order = np.random.default_rng([settings.seed, len(name), *name.encode()]).permutation(len(sample.inputs.type))
-        after = figures_by_replicate(
-            _probabilities(sample, answerer, _without(sample.inputs, name, order)), sample, draws
-        )
+        after = figures_by_replicate(ask(_without(sample.inputs, name, order)), sample, draws)
         found[name] = _cost(before, after)
     return dict(sorted(found.items(), key=lambda pair: -pair[1]["mean"]["auc_drop"]))
 
 
-def _without(inputs: Inputs, name: str, order: Array) -> Inputs:
+def _without(inputs: Any, name: str, order: Array) -> Any:
     if name in NAMES:
         return inputs._replace(**{name: getattr(inputs, name)[order]})
     features = inputs.features.copy()
     x = FEATURES.index(name)
     features[:, x] = features[order, x]
     return inputs._replace(features=features)
-
-
-def _probabilities(sample: Sample, answerer: Answerer, inputs: Inputs) -> Array:
-    return answerer.calibration.apply(reach_logits(answerer, inputs)[sample.known])  # (P, 2, S)
 
 
 def figures_by_replicate(p: Array, sample: Sample, draws: Array) -> tuple[Array, Array]:

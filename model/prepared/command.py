@@ -20,7 +20,7 @@ from model.contract.vocabulary import Vocabulary
 from model.datasets import Log, add_log_arguments, log_from_args
 from model.examples import FINGERPRINTED, Examples, digest_of, facts_of, labelled, rules_of
 from model.histories import recorded_stretches, replay_groups
-from model.options import at_least
+from model.options import hours
 from model.prepared.folder import ABOUT, Prepared, Purpose, is_prepared, write_arrays
 from model.prepared.spill import Spill
 
@@ -31,13 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the prepared log").add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="a new directory, about 110 bytes an event")
     add("--funnel", type=Path, help="which events reach which stage (default: the funnel that ships)")
-    add("--horizon-hours", type=at_least(1), default=24, help="reached if within so many hours (default: 24)")
+    add("--horizon-hours", type=hours, default=24, help="reached if within so many hours (default: 24)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prepare the log; the directory appears whole or not at all."""
     out: Path = arguments.out
-    purpose = Purpose(load_funnel(arguments.funnel), arguments.horizon_hours * HOUR_MS, Vocabulary())
+    purpose = Purpose(load_funnel(arguments.funnel), round(arguments.horizon_hours * HOUR_MS), Vocabulary())
     log = log_from_args(arguments)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FunnelcastError(f"{out} is there already; give a new --out")

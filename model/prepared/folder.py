@@ -97,7 +97,7 @@ def read_prepared(folder: Path, purpose: Purpose) -> tuple[Examples, Prepared]:
         raise FunnelcastError(f"{folder} is no whole prepared log ({error}); prepare it again") from None
     fields = Purpose.__struct_fields__
     if differs := [name for name in fields if getattr(about.purpose, name) != getattr(purpose, name)]:
-        found = f" (its is {about.purpose.horizon_ms // HOUR_MS} h)" if "horizon_ms" in differs else ""
+        found = f" (its is {about.purpose.horizon_ms / HOUR_MS:g} h)" if "horizon_ms" in differs else ""
         asked = f"{folder} was prepared for another {', '.join(differs)} than asked for{found}"
         raise FunnelcastError(f"{asked}; ask for the same, or prepare the log again")
     return Examples(users, **arrays), about

@@ -106,7 +106,7 @@ def fit_one(setting: Setting, budget: Budget, name: str) -> tuple[Array, dict[st
         known = setting.settings.model.network if name == SCRATCH else BOOSTING
         rival = contender(known, paced(setting.settings, setting.target, budget.train), setting.epochs)
         rival.fit(setting.target, budget.train, budget.validation, setting.progress)
-        facts = {"curve": rival.curve, "validation": _loss(rival, setting.target, budget.validation)}
+        facts = {"curve": [], "validation": _loss(rival, setting.target, budget.validation)}
         return rival.logits(setting.target, setting.test), facts
     trainer = trainer_of(setting, budget, name)
     losses = [trainer.start, *(point["validation"] for point in trainer.curve)]

@@ -36,14 +36,13 @@ class Task(NamedTuple):
 
 
 def network_space(trial: Trial) -> dict[str, Any]:
-    """Draw the settings of a network."""
+    """Draw the settings of a network; its sizes, which a worker pays for at every event, stay those of its tier."""
     return {
         "learning_rate": trial.suggest_float("learning_rate", 5e-4, 5e-3, log=True),
         "weight_decay": trial.suggest_float("weight_decay", 1e-3, 0.3, log=True),
         "next_event": trial.suggest_float("next_event", 0.0, 0.5),
         "dropout": trial.suggest_float("dropout", 0.1, 0.5),
         "anonymity": trial.suggest_categorical("anonymity", [0.0, 0.5, 1.0]),
-        "window": trial.suggest_categorical("window", [8, 16, 32]),
     }
 
 
@@ -63,7 +62,7 @@ def defaults(what: str, settings: Settings) -> dict[str, Any]:
     if what == BOOSTING:
         return msgspec.structs.asdict(Trees())
     names = ("learning_rate", "weight_decay", "next_event")
-    model = {"dropout": settings.model.dropout, "anonymity": settings.model.anonymity, "window": settings.model.window}
+    model = {"dropout": settings.model.dropout, "anonymity": settings.model.anonymity}
     return {name: getattr(settings, name) for name in names} | model
 
 

@@ -10,7 +10,7 @@ from model.contract.errors import FunnelcastError
 from model.fit import Settings
 
 BEST = "best.json"
-OF_MODEL = ("dropout", "anonymity", "window")  # fields of the network's config; the others are of its settings
+OF_MODEL = ("dropout", "anonymity")  # fields of the network's config; the others are of its settings
 
 
 class Tuned(msgspec.Struct, frozen=True):

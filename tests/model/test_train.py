@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from model import train
+from model.batches import batches, collate, segments
 from model.checkpoint import read_checkpoint
 from model.contract.bundle import SHIPPED
 from model.contract.errors import FunnelcastError
 from model.contract.stages import STAGES
-from model.reformer import WEIGHTS
+from model.examples import Examples
+from model.fit import losses_of, odds_of
+from model.reformer import WEIGHTS, Logits
 
 torch.set_num_threads(1)  # small tensors: threads would only wait for each other
 
@@ -46,7 +49,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(log: Path, out: Path, *options: str) -> dict[str, torch.Tensor]:
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)
-    words = [str(log), "--format", "taobao", "--out", str(out), "--no-progress", *options]
+    words = [str(log), "--format", "taobao", "--out", str(out), "--no-progress"]
+    words += [*([] if "--from" in options else ["--seeds", "1", "--pretrain", "0"]), *options]
     assert train.run(parser.parse_args(words)) == 0
     weights: dict[str, torch.Tensor] = torch.load(out / WEIGHTS, weights_only=True)
     return weights
@@ -70,6 +74,52 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: P
     assert same(whole, run(log, tmp_path / "parts", "--epochs", "4", "--resume"))
     curves = [json.loads((tmp_path / name / "metrics.json").read_text())["curve"] for name in ("whole", "parts")]
     assert curves[0] == curves[1]
+
+
+RECIPE = ("--seeds", "2", "--pretrain", "1")
+
+
+def test_one_network_is_kept_of_those_that_taught_it_and_the_seed_decides_all(tmp_path: Path, log: Path) -> None:
+    kept = run(log, tmp_path / "a", "--epochs", "2", *RECIPE)
+    assert same(kept, run(log, tmp_path / "b", "--epochs", "2", *RECIPE))
+    assert not same(kept, run(log, tmp_path / "c", "--epochs", "2", "--pretrain", "1"))
+    told = json.loads((tmp_path / "a" / "metrics.json").read_text())
+    assert [len(curves) for curves in told["phases"].values()] == [2, 2, 1]
+    assert [len(curve) for curve in told["phases"]["next event"]] == [1, 1]
+    assert told["phases"]["next event"][0] != told["phases"]["next event"][1]
+    assert (tmp_path / "a" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert read_checkpoint(tmp_path / "a")[1].training["settings"]["seeds"] == 2
+
+
+def test_teachers_and_pupil_are_resumed_as_if_nothing_had_happened(tmp_path: Path, log: Path) -> None:
+    whole = run(log, tmp_path / "whole", "--epochs", "3", *RECIPE)
+    run(log, tmp_path / "parts", "--epochs", "1", *RECIPE)  # teachers of one epoch, and a pupil of theirs
+    assert same(whole, run(log, tmp_path / "parts", "--epochs", "3", "--resume", *RECIPE))
+    (tmp_path / "parts" / "state.pt").unlink()  # as if stopped before the pupil
+    (tmp_path / "parts" / "state-seed-1.pt").unlink()  # or in the midst of the teachers
+    assert same(whole, run(log, tmp_path / "parts", "--epochs", "3", "--resume", *RECIPE))
+
+
+def test_pre_training_teaches_the_next_event(tmp_path: Path, log: Path) -> None:
+    run(log, tmp_path / "run", "--epochs", "1", "--pretrain", "6")
+    (losses,) = json.loads((tmp_path / "run" / "metrics.json").read_text())["phases"]["next event"]
+    assert len(losses) == 6
+    assert losses[-1]["validation"] < 0.9 * losses[0]["validation"]
+
+
+def test_balanced_reached_positions_weigh_as_much_as_the_others(tmp_path: Path, log: Path) -> None:
+    draw = np.random.default_rng(0)
+    reach = (draw.random((40, 2, 6)) < 0.25).astype(np.int8)
+    nothing = np.zeros(40, np.int64)
+    data = Examples(("u",), np.array([0, 40]), nothing, nothing, nothing, nothing, np.zeros((40, 60), np.uint8), reach)
+    odds = odds_of(data, [0])
+    batch = collate(data, batches(segments(data, [0]), 100)[0])
+    even = Logits(torch.zeros(1, 40, 2, 6), torch.zeros(1, 40, 20))  # says half of everything: log 2 each
+    balanced = losses_of(even, batch, odds)[0]
+    assert float(balanced) == pytest.approx(np.log(2) * np.mean(2 * (1 - reach.mean(0))), rel=1e-5)
+    assert float(losses_of(even, batch)[0]) == pytest.approx(np.log(2), rel=1e-5)
+    plain = run(log, tmp_path / "a", "--epochs", "1")
+    assert not same(plain, run(log, tmp_path / "b", "--epochs", "1", "--balance", "0.5"))
 
 
 def test_what_was_learned_beats_the_base_rate_on_users_not_seen(

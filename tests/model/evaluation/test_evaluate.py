@@ -172,7 +172,7 @@ def test_an_interrupted_evaluation_does_nothing_twice_and_ends_with_the_same_ans
         for name in plan.models:
             one, other = (runs.load(tmp_path / run, split, name) for run in ("whole", "parts"))
             assert np.array_equal(one.answers.after, other.answers.after)
-            assert one.facts["curve"] == other.facts["curve"]
+            assert one.facts["phases"] == other.facts["phases"]
 
 
 def test_a_directory_of_another_evaluation_or_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from model.contract.stages import STAGES, load_funnel
 from model.datasets import read_columns, read_log
 from model.explain import command
 from model.explain.attend import last_row
-from model.explain.population import Settings, importance_of_features, importance_of_types, sample_of
+from model.explain.population import Settings, asked, importance_of_features, importance_of_types, sample_of
 from model.histories import replay
 from model.labels import reach_labels
 from model.offline import command as score_command
@@ -146,7 +146,7 @@ def test_only_what_the_model_goes_by_is_important(log: Path) -> None:
     histories = replay(columns, rules, False)
     settings = Settings(12, 20, 0, False)
     sample = sample_of(histories, reach_labels(histories, answerer.contract.horizon_ms), settings)
-    features = importance_of_features(sample, answerer, settings)
+    features = importance_of_features(sample, asked(sample, answerer), settings)
     assert features["total_order"]["mean"]["log_loss_rise"] != 0
     others = [cell for name, cell in features.items() if name != "total_order"]
     assert len(others) > 20

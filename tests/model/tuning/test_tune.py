@@ -109,7 +109,7 @@ def test_training_and_evaluation_take_what_was_found(tmp_path: Path, log: Path, 
     run(train, log, "--out", tmp_path / "run", "--tuned", tuned, "--epochs", "1")
     model, told = read_checkpoint(tmp_path / "run")
     assert told.training["settings"]["learning_rate"] == found.network["learning_rate"]
-    assert model.config.window == found.network["window"]
+    assert model.config.dropout == found.network["dropout"]
     words = ["--folds", "2", "--only-folds", "1", "--models", "boosting,base_rate", "--resamples", "20"]
     run(evaluation, log, "--out", tmp_path / "evaluated", "--tuned", tuned, *words)
     told_settings = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())["settings"]
