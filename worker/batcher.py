@@ -231,10 +231,10 @@ class Batcher:
         else:
             self._room.clear()
 
-    async def _score(self, pieces: list[Piece], expected_seconds: float) -> asyncio.Future[list[Scores]]:
+    async def _score(self, pieces: list[Piece], inline: bool) -> asyncio.Future[list[Scores]]:
         """Run the network; return what came of it, an exception included."""
         loop = asyncio.get_running_loop()
-        if expected_seconds >= self._limits.inline_seconds:
+        if not inline:
             run = loop.run_in_executor(self._executor, self._scorer.run, pieces)
             await asyncio.wait({run})
             return run
@@ -250,10 +250,11 @@ class Batcher:
         started, self._latest = loop.time(), lane
         users = sum(request.piece.users for request in batch)
         span = self._tracing.score((request.origin for request in batch), users)
-        run = await self._score([request.piece for request in batch], lane.pace.seconds(lane.units(batch)))
+        inline = lane.pace.inline_seconds(lane.units(batch)) < self._limits.inline_seconds
+        run = await self._score([request.piece for request in batch], inline)
         span.end()
         seconds = loop.time() - started
-        lane.pace.ran(lane.units(batch), seconds)
+        lane.pace.ran(lane.units(batch), seconds, inline)
         self._metrics.batch_users.observe(users)
         self._metrics.batch_wait_seconds.observe(started - batch[0].since)
         self._metrics.inference_seconds.observe(seconds)

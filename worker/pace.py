@@ -11,6 +11,9 @@ import math
 
 SHARE = 0.3  # of the latency target
 MEMORY = 0.1  # weight of the latest run in the moving average
+FORGET = (
+    0.01  # share of the estimate of runs on the loop that each run elsewhere takes off: it is tried again some time
+)
 
 
 class Pace:
@@ -23,11 +26,20 @@ class Pace:
         self._size, self._wait_seconds, self._fixed_units = size, wait_seconds, fixed_units
         self._budget_seconds = SHARE * target_seconds
         self._unit_seconds = 0.0  # moving average
+        self._inline_seconds = 0.0  # the same, of runs on the event loop: in a thread a run also waits for the loop
 
-    def ran(self, units: int, seconds: float) -> None:
-        """Learn from a run."""
+    def ran(self, units: int, seconds: float, inline: bool = False) -> None:
+        """Learn from a run, on the event loop or in a thread."""
         latest = seconds / max(1, self._fixed_units + units)
         self._unit_seconds += (MEMORY if self._unit_seconds else 1.0) * (latest - self._unit_seconds)
+        if inline:
+            self._inline_seconds += (MEMORY if self._inline_seconds else 1.0) * (latest - self._inline_seconds)
+        else:
+            self._inline_seconds *= 1 - FORGET
+
+    def inline_seconds(self, units: int) -> float:
+        """Return how long one run of that many is expected to hold up the event loop; 0 before the first."""
+        return (self._fixed_units + units) * self._inline_seconds
 
     def seconds(self, units: int) -> float:
         """Return how long that many are expected to take, in as many runs as they need; 0 before the first."""

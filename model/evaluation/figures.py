@@ -102,11 +102,12 @@ def _cell(positions: Positions, before: Array, after: Array, draws: Array, at: t
 
 
 def replicate(user: Array, ranked: Ranked, p: Array, y: Array, draws: Array) -> dict[str, Array]:
-    """Measure every bootstrap replicate, (R,) each."""
+    """Measure every bootstrap replicate, (R,) each; NaN for one that drew none of the positions' users."""
     losses = log_loss(p[None], y[None])
     squares, users = (p - y) ** 2, draws.shape[1]
     count = np.bincount(user, minlength=users)
     total = draws @ count
+    total[total == 0] = np.nan
     return {
         "auc": np.array([area(ranked, draw[user]) for draw in draws]),
         "pr_auc": np.array([precision_area(ranked, draw[user]) for draw in draws]),

@@ -14,8 +14,8 @@ import torch
 from model import train
 from model.contract.errors import FunnelcastError
 from model.devices import CPU, Device
-from model.fit import STATE
 from model.reformer import WEIGHTS
+from model.train import STATE
 from tests.support.logs import write
 
 torch.set_num_threads(1)
@@ -71,7 +71,7 @@ def test_two_processes_train_one_model_write_it_once_and_resume_exactly(tmp_path
     assert whole[0] == whole[1]
     assert said.count("epoch   2") == said.count("checkpoint ") == 1
     assert {path.name for path in (tmp_path / "a" / "run").iterdir()} == {
-        "config.json", "metrics.json", STATE, WEIGHTS,
+        "config.json", "curves.png", "metrics.json", STATE, WEIGHTS,
     }  # fmt: skip
     losses = [point["validation"] for point in curve(tmp_path / "a" / "run")]
     assert losses[1] < losses[0]

@@ -12,27 +12,29 @@ from pathlib import Path
 from typing import Any
 
 from model import train
-from model.fit import STATE, Trainer
+from model.fit import Trainer
+from model.recipe import Trained
 from model.reformer import weights
+from model.train import STATE
 
 fit, save = train.fit, Trainer.save
 
 
-def told(*given: Any) -> Trainer:
+def told(*given: Any) -> Trained:
     """Train, and write the digest of the weights and of their average to a file of this rank."""
-    trainer, digest = fit(*given), hashlib.sha256()
-    for model in (trainer.model, trainer.average):
+    trained, digest = fit(*given), hashlib.sha256()
+    for model in (trained.trainer.model, trained.trainer.average):
         for value in weights(model).values():
             digest.update(value.numpy().tobytes())
     Path(sys.argv[1], f"rank{os.environ['RANK']}").write_text(digest.hexdigest())
-    return trainer
+    return trained
 
 
-def kept(trainer: Trainer, folder: Path, identity: str) -> None:
+def kept(trainer: Trainer, path: Path, identity: str) -> None:
     """Save the state of an epoch; keep that of the first one."""
-    save(trainer, folder, identity)
+    save(trainer, path, identity)
     if trainer.epoch == 1:
-        shutil.copy(folder / STATE, Path(sys.argv[1], STATE))
+        shutil.copy(path, Path(sys.argv[1], STATE))
 
 
 parser = argparse.ArgumentParser()

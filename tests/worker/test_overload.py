@@ -73,7 +73,7 @@ def test_short_runs_are_done_on_the_event_loop_and_long_ones_in_the_thread() -> 
         assert (await bench.ask(1)).done()
         assert bench.executor.runs == []
         for _ in range(20):
-            bench.batcher._fast.pace.ran(1, 1.0)
+            bench.batcher._fast.pace.ran(1, 1.0, inline=True)
         third = await bench.ask(3)
         assert not third.done()
         await bench.finish()

@@ -50,3 +50,15 @@ def test_where_the_fixed_cost_alone_is_too_much_micro_batches_do_not_shrink_belo
     for _ in range(100):
         pace.ran(pace.size(), (28 + pace.size()) * 200e-6)
     assert pace.size() == pytest.approx(SHARE * 0.1 / 2 / 200e-6 - 28, abs=1)
+
+
+def test_how_long_a_run_holds_up_the_loop_is_learned_on_the_loop_and_forgotten_in_threads() -> None:
+    pace = Pace(size=64, wait_seconds=0.005, target_seconds=0.1)
+    assert pace.inline_seconds(10) == 0  # so the first run is tried on the loop
+    pace.ran(10, 10 * 0.001, inline=True)
+    assert pace.inline_seconds(10) == pytest.approx(0.01)
+    pace.ran(10, 10 * 0.1)  # it waited for the loop
+    assert pace.inline_seconds(10) < 0.01
+    for _ in range(200):
+        pace.ran(10, 10 * 0.1)
+    assert pace.inline_seconds(10) < 0.002  # one slow run on the loop is no verdict for ever
