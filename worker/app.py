@@ -102,7 +102,7 @@ def make_service(
     batcher, hot = _network(settings, bundle, metrics, tracing)
     explainer = _explainer(settings, bundle, metrics)
     rooms = replace(_rooms(settings, rules, bundle, metrics, hot), explainer=explainer)
-    metrics.expect_campaigns([rule.campaign.name for rule in rooms.policy.rules], [*Outcome][1:])
+    metrics.expect_campaigns([campaign.name for campaign in rooms.policy.campaigns], [*Outcome][1:])
     delivery = Delivery(
         settings.broker.split(","),
         settings.app_id,

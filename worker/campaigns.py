@@ -64,14 +64,6 @@ class Campaign(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return the campaign's key in a user's memory."""
         return zlib.crc32(self.name.encode())
 
-    def holds(self, probability: float) -> bool:
-        """Tell whether a probability lies in the campaign's region."""
-        return probability < self.threshold if self.rule == "below" else probability > self.threshold
-
-    def left(self, probability: float) -> bool:
-        """Tell whether a probability is out of the region by the hysteresis."""
-        return probability >= self.rearm if self.rule == "below" else probability <= self.rearm
-
 
 class CampaignsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of a campaigns.yaml."""

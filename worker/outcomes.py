@@ -8,7 +8,6 @@ fired or held out. Lost with the process: these are measurements, not state.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +17,7 @@ from model.contract.events import ORDER_TYPE, SESSION_END
 from model.contract.rows import DAY_MS, REVISED, Block
 from model.contract.stages import NO_STAGE, STAGES
 from worker.metrics import Metrics
-from worker.policy import Memory, Policy, in_holdout
+from worker.policy import NEVER, Numbers, Policy, in_holdout
 from worker.records import Answers
 
 OPEN_PREDICTIONS = 2000  # per partition, about 1 MB; further users wait until a place is free
@@ -44,11 +43,11 @@ class Outcomes:
         self._open: dict[bytes, Open] = {}
         self._newest_ms = 0
 
-    def observe(self, answers: Answers, block: Block, memories: Mapping[bytes, Memory]) -> None:
-        """Take one block's answers, in order; `memories` are the users' campaign memories before it."""
+    def observe(self, answers: Answers, block: Block, memory: Numbers) -> None:
+        """Take one block's answers, in order; `memory` (A, C) are the users' campaign memories before it."""
         self._metrics.answers(answers.type, answers.user_stage, answers.reach, answers.degraded)
         for row in np.flatnonzero(answers.type == ORDER_TYPE).tolist():
-            self._order(answers.keys[row], int(answers.event_time[row]), memories)
+            self._order(answers.keys[row], int(answers.event_time[row]), memory[row].tolist())
         if answers.reach is None or not answers.keys:
             return
         times = answers.event_time
@@ -86,15 +85,11 @@ class Outcomes:
         observed = (deepest[:, :, None] >= np.arange(N_STAGES)).sum(axis=0)  # (2, 6)
         self._metrics.resolved(len(done), np.sum([opened.reach for opened in done], axis=0), observed)
 
-    def _order(self, user: bytes, time_ms: int, memories: Mapping[bytes, Memory]) -> None:
-        memory = memories.get(user)
-        if not memory:
-            return
-        for rule in self._policy.rules:
-            mark = memory.get(rule.key)
-            if mark is not None and 0 <= time_ms - mark.fired_ms <= DAY_MS:
-                group = "holdout" if in_holdout(user, rule.campaign, self._policy.salt) else "treatment"
-                self._metrics.campaign_orders.labels(rule.campaign.name, group).inc()
+    def _order(self, user: bytes, time_ms: int, memory: list[int]) -> None:
+        for campaign, code in zip(self._policy.campaigns, memory, strict=True):
+            if code != NEVER and 0 <= time_ms - (code >> 1) <= DAY_MS:
+                group = "holdout" if in_holdout(user, campaign, self._policy.salt) else "treatment"
+                self._metrics.campaign_orders.labels(campaign.name, group).inc()
 
 
 def _reached(opened: Open, stage: int, category: int) -> None:

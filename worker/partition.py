@@ -134,8 +134,8 @@ class Partition:
             yield topics.late, [encoder.late(record) for record in late]
 
     def _load(self, user: bytes) -> None:
-        self.sequences.load(user, self._read)
-        self._triggers.load(user, self._read(CAMPAIGN_KEY + user))
+        slot = self.sequences.load(user, self._read)
+        self._triggers.memories.load(slot, self._read(CAMPAIGN_KEY + user))
 
     def stream_now_ms(self, monotonic: float) -> int:
         """Return the stream time: the newest event time, moved on by the wall clock only while the source is live."""
@@ -169,15 +169,17 @@ class Partition:
 
         The records carry the time and the context of the transaction.
         """
-        answers = self._answers(pending, scores)
-        self._outcomes.observe(answers, pending.block, self._triggers.memories)
-        triggers = self._triggers.of(answers) if scores is not None else []
+        block = pending.block
+        pick = np.flatnonzero(block.kind != REVISED)
+        slots = block.slot[pick].astype(np.int64)  # (A,)
+        answers = self._answers(pending, pick, scores)
+        self._outcomes.observe(answers, block, self._triggers.memories.of(slots)[slots])
+        triggers = self._triggers.of(answers, slots) if scores is not None else []
         self._rooms.metrics.answered(len(answers.keys), int(answers.degraded.sum()))
         return self._encoder.stage_probabilities(answers, time_ms, context), triggers
 
-    def _answers(self, pending: Pending, scores: Scores | None) -> Answers:
+    def _answers(self, pending: Pending, pick: npt.NDArray[np.int64], scores: Scores | None) -> Answers:
         block = pending.block
-        pick = np.flatnonzero(block.kind != REVISED)
         index = block.source[pick]  # (A,) -1 for session ends, which takes the sentinel that stands last
         names, key_of = self.sequences.names, self.sequences.key_of
         return Answers(
@@ -218,7 +220,7 @@ class Partition:
             dropped = self.sequences.drop_closed(USERS_KEPT // 2)
             if self._states is not None:
                 self._states.drop(dropped)
-            self._triggers.keep(self.sequences)
+            self._triggers.memories.drop(dropped)
 
     def close(self) -> None:
         """Let go of what the worker's partitions share."""

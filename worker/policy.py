@@ -1,53 +1,34 @@
-"""Policy: a user's campaign memory and one answer in; fired and suppressed campaigns, and the new memory, out.
+"""Policy: a block's answers and its users' campaign memories in; what comes of each campaign and the new memories out.
 
 No clock: times are event times, so a replay decides as the day itself did. A campaign fires when its probability lies
-in its region, once per cooldown, and again only after the probability has left the region by the hysteresis.
+in its region, once per cooldown, and again only after the probability has left the region by the hysteresis. The same
+in plain Python: tests/support/plain_policy.py, to which every decision is equal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from hashlib import blake2b
 from pathlib import Path
-from struct import Struct
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from model.contract.errors import TableError
+from model.contract.jit import jit
 from model.contract.stages import STAGES
 from worker.campaigns import Campaign, load_campaigns
 
 SCOPES = ("category", "user")
-MEMORY_VERSION = 1
-RULE_BITS = 64
-_ENTRY = Struct("<Iq")  # campaign key; 2 * time of the last fire + armed
+NEVER = -1  # what is remembered of a campaign that never fired for the user
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
+Numbers: TypeAlias = npt.NDArray[np.int64]
+Codes: TypeAlias = npt.NDArray[np.uint8]
 
-
-class Mark(NamedTuple):
-    """What is remembered of one campaign: when it last fired for the user (or would have), and whether it may again."""
-
-    fired_ms: int
-    armed: bool
-
-
-Memory: TypeAlias = Mapping[int, Mark]  # by campaign key
-NO_MEMORY: Memory = {}
-
-
-class Answer(NamedTuple):
-    """What the policy looks at: one answered row of one user."""
-
-    user: bytes
-    event_time: int
-    session_end: bool
-    user_stage: int
-    reach: Sequence[Sequence[float]] | npt.NDArray[Any]  # (2, 6): in the category, anywhere
-    degraded: bool
+# What came of a rule at a row. A fire may yet be one of the holdout, who are remembered as if they were triggered.
+NOTHING, FIRED, DEGRADED, OUT_OF_ORDER, COOLDOWN, HYSTERESIS, ARMED = range(7)
 
 
 class Outcome(StrEnum):
@@ -61,6 +42,14 @@ class Outcome(StrEnum):
     HOLDOUT = "holdout"
 
 
+SUPPRESSED = {
+    DEGRADED: Outcome.DEGRADED,
+    OUT_OF_ORDER: Outcome.OUT_OF_ORDER,
+    COOLDOWN: Outcome.COOLDOWN,
+    HYSTERESIS: Outcome.HYSTERESIS,
+}
+
+
 class Decision(NamedTuple):
     """One campaign whose condition holds for one answer."""
 
@@ -70,36 +59,36 @@ class Decision(NamedTuple):
     trigger_id: str  # empty unless it fires
 
 
-class Rule(NamedTuple):
-    """A campaign made ready for deciding."""
-
-    campaign: Campaign
-    key: int
-    scope: int
-    stage: int
-    kinds: tuple[bool, bool]  # at an event, at a session end
-    stages: tuple[bool, ...]  # (6,) of the user
-    cooldown_ms: int
-
-
-class Columns(NamedTuple):
-    """C rules as columns, for whole blocks."""
+class Rules(NamedTuple):
+    """C campaigns as columns."""
 
     below: Flags  # (C,)
     threshold: npt.NDArray[np.float64]  # (C,)
     rearm: npt.NDArray[np.float64]  # (C,)
-    scope: npt.NDArray[np.int64]  # (C,)
-    stage: npt.NDArray[np.int64]  # (C,)
-    kinds: Flags  # (2, C)
-    stages: Flags  # (6, C)
+    scope: Numbers  # (C,)
+    stage: Numbers  # (C,)
+    at: Flags  # (C, 2) at an event, at a session end
+    user_stage: Flags  # (C, 6)
+    cooldown_ms: Numbers  # (C,)
 
 
 class Policy(NamedTuple):
     """The campaigns of an installation and the salt of its holdout."""
 
-    rules: tuple[Rule, ...]
-    columns: Columns
+    campaigns: tuple[Campaign, ...]
+    rules: Rules
     salt: bytes
+
+
+class Rows(NamedTuple):
+    """What the policy looks at: the answered rows (A,) of a block, in order."""
+
+    slot: Numbers  # (A,) of the user
+    event_time: Numbers  # (A,) ms
+    session_end: Flags  # (A,)
+    user_stage: Numbers  # (A,)
+    reach: npt.NDArray[np.float32]  # (A, 2, 6): in the category, anywhere
+    degraded: Flags  # (A,)
 
 
 def load_policy(path: Path | None, salt: str) -> Policy:
@@ -109,101 +98,61 @@ def load_policy(path: Path | None, salt: str) -> Policy:
 
 def policy_of(campaigns: Sequence[Campaign], salt: str) -> Policy:
     """Make campaigns ready for deciding."""
-    rules = tuple(map(_rule, campaigns))
-    columns = Columns(
+    rules = Rules(
         np.array([campaign.rule == "below" for campaign in campaigns], bool),
         np.array([campaign.threshold for campaign in campaigns], "f8"),
         np.array([campaign.rearm for campaign in campaigns], "f8"),
-        np.array([rule.scope for rule in rules], "i8"),
-        np.array([rule.stage for rule in rules], "i8"),
-        np.array([rule.kinds for rule in rules], bool).reshape(-1, 2).T,
-        np.array([rule.stages for rule in rules], bool).reshape(-1, len(STAGES)).T,
+        np.array([SCOPES.index(campaign.scope) for campaign in campaigns], "i8"),
+        np.array([STAGES.index(campaign.stage) for campaign in campaigns], "i8"),
+        np.array([[kind in campaign.at for kind in ("event", "session_end")] for campaign in campaigns], bool),
+        np.array([[stage in (campaign.user_stage or STAGES) for stage in STAGES] for campaign in campaigns], bool),
+        np.array([campaign.cooldown_ms for campaign in campaigns], "i8"),
     )
-    return Policy(rules, columns, blake2b(salt.encode(), digest_size=32).digest())
+    shaped = rules._replace(at=rules.at.reshape(-1, 2), user_stage=rules.user_stage.reshape(-1, len(STAGES)))
+    return Policy(tuple(campaigns), shaped, blake2b(salt.encode(), digest_size=32).digest())
 
 
-def _rule(campaign: Campaign) -> Rule:
-    return Rule(
-        campaign,
-        campaign.key,
-        SCOPES.index(campaign.scope),
-        STAGES.index(campaign.stage),
-        ("event" in campaign.at, "session_end" in campaign.at),
-        tuple(not campaign.user_stage or stage in campaign.user_stage for stage in STAGES),
-        campaign.cooldown_ms,
-    )
+def decide(policy: Policy, rows: Rows, memory: Numbers) -> Codes:
+    """Decide on each campaign at each row, in order; return what came of it (A, C), and remember it.
 
-
-def candidates(
-    policy: Policy,
-    session_end: Flags,
-    user_stage: npt.NDArray[Any],
-    reach: npt.NDArray[Any],
-    degraded: Flags,
-    fired: npt.NDArray[np.uint64],
-) -> Flags:
-    """Mark the rules that `decide` must see of each row (A, C): it holds, or it fired and may re-arm.
-
-    Of the others it would say nothing and leave the memory as it is. `fired` (A,) are the users' `unarmed` rules.
+    `memory` (U, C) holds by the users' slots 2 * time of the last fire + armed, or NEVER.
     """
-    of = policy.columns
-    chance = reach[:, of.scope, of.stage].astype("f8")  # (A, C)
-    applies = of.kinds[session_end.astype("i8")] & of.stages[user_stage]  # (A, C)
-    holds = np.where(of.below, chance < of.threshold, chance > of.threshold) & applies  # (A, C)
-    left = np.where(of.below, chance >= of.rearm, chance <= of.rearm)  # (A, C)
-    waits = (fired[:, None] >> (np.arange(len(policy.rules), dtype=np.uint64) % RULE_BITS)) & np.uint64(1)  # (A, C)
-    flags: Flags = holds | (left & (waits != 0) & ~degraded[:, None])
-    return flags
+    found = np.empty((len(rows.slot), len(policy.campaigns)), np.uint8)
+    _decide(policy.rules, rows, memory, found)
+    return found
 
 
-def unarmed(memory: Memory, policy: Policy) -> int:
-    """Return the rules that wait to be armed again, a bit each; where there are more than bits, several share one."""
-    bits = 0
-    for number, rule in enumerate(policy.rules):
-        mark = memory.get(rule.key)
-        if mark is not None and not mark.armed:
-            bits |= 1 << number % RULE_BITS
-    return bits
+@jit
+def _decide(rules: Rules, rows: Rows, memory: Numbers, found: Codes) -> None:
+    for row in range(len(rows.slot)):
+        for rule in range(len(rules.below)):
+            found[row, rule] = _decide_one(rules, rows, memory[rows.slot[row]], row, rule)
 
 
-def decide(
-    memory: Memory, answer: Answer, policy: Policy, rules: Sequence[Rule] | None = None
-) -> tuple[Memory, list[Decision]]:
-    """Decide campaigns for one answer, all or some; an unchanged memory comes back as the same object."""
-    decisions: list[Decision] = []
-    marks: dict[int, Mark] = {}
-    for rule in policy.rules if rules is None else rules:
-        probability = float(answer.reach[rule.scope][rule.stage])  # a float32 would be compared in float32
-        mark = memory.get(rule.key)
-        if rule.campaign.holds(probability):
-            if not (rule.kinds[answer.session_end] and rule.stages[answer.user_stage]):
-                continue
-            outcome = _outcome(mark, answer, rule, policy.salt)
-            identity = trigger_id(answer.user, rule.campaign, answer.event_time) if outcome is Outcome.FIRE else ""
-            decisions.append(Decision(rule.campaign, outcome, probability, identity))
-            if outcome in (Outcome.FIRE, Outcome.HOLDOUT):
-                marks[rule.key] = Mark(answer.event_time, armed=False)
-        elif mark is not None and _rearms(mark, answer, rule.campaign, probability):
-            marks[rule.key] = Mark(mark.fired_ms, armed=True)
-    return ({**memory, **marks} if marks else memory), decisions
-
-
-def _outcome(mark: Mark | None, answer: Answer, rule: Rule, salt: bytes) -> Outcome:
-    if answer.degraded:
-        return Outcome.DEGRADED
-    if mark is not None:
-        if answer.event_time < mark.fired_ms:
-            return Outcome.OUT_OF_ORDER
-        if answer.event_time - mark.fired_ms < rule.cooldown_ms:
-            return Outcome.COOLDOWN
-        if not mark.armed:
-            return Outcome.HYSTERESIS
-    return Outcome.HOLDOUT if in_holdout(answer.user, rule.campaign, salt) else Outcome.FIRE
-
-
-def _rearms(mark: Mark, answer: Answer, campaign: Campaign, probability: float) -> bool:
-    in_order = answer.event_time >= mark.fired_ms
-    return not mark.armed and in_order and not answer.degraded and campaign.left(probability)
+@jit
+def _decide_one(rules: Rules, rows: Rows, memory: Numbers, row: int, rule: int) -> int:
+    chance = np.float64(rows.reach[row, rules.scope[rule], rules.stage[rule]])
+    time_ms, fired_ms, armed = rows.event_time[row], memory[rule] >> 1, memory[rule] & 1
+    fired = memory[rule] != NEVER
+    below, threshold, rearm = rules.below[rule], rules.threshold[rule], rules.rearm[rule]
+    if not (chance < threshold if below else chance > threshold):
+        left = chance >= rearm if below else chance <= rearm
+        if fired and not armed and left and time_ms >= fired_ms and not rows.degraded[row]:
+            memory[rule] |= 1
+            return ARMED
+        return NOTHING
+    if not (rules.at[rule, np.int64(rows.session_end[row])] and rules.user_stage[rule, rows.user_stage[row]]):
+        return NOTHING
+    if rows.degraded[row]:
+        return DEGRADED
+    if fired and time_ms < fired_ms:
+        return OUT_OF_ORDER
+    if fired and time_ms - fired_ms < rules.cooldown_ms[rule]:
+        return COOLDOWN
+    if fired and not armed:
+        return HYSTERESIS
+    memory[rule] = 2 * time_ms
+    return FIRED
 
 
 def in_holdout(user: bytes, campaign: Campaign, salt: bytes) -> bool:
@@ -218,21 +167,8 @@ def trigger_id(user: bytes, campaign: Campaign, event_time: int) -> str:
     return blake2b(b"\0".join((campaign.name.encode(), window, user)), digest_size=8).hexdigest()
 
 
-def memory_bytes(memory: Memory) -> bytes | None:
-    """Return the table value of a memory; None for an empty one, which needs no table entry."""
-    if not memory:
-        return None
-    entries = (_ENTRY.pack(key, 2 * mark.fired_ms + mark.armed) for key, mark in sorted(memory.items()))
-    return bytes([MEMORY_VERSION]) + b"".join(entries)
-
-
-def memory_of(value: bytes | None) -> Memory:
-    """Return the memory that a table value holds."""
-    if value is None:
-        return NO_MEMORY
-    if value[:1] != bytes([MEMORY_VERSION]) or len(value) % _ENTRY.size != 1:
-        raise TableError(
-            f"a campaign memory of {len(value)} bytes and version {value[0] if value else 'none'} was found, version "
-            f"{MEMORY_VERSION} is expected; run the release that wrote it, or start with a new app_id"
-        )
-    return {key: Mark(code >> 1, bool(code & 1)) for key, code in _ENTRY.iter_unpack(value[1:])}
+def warm() -> None:
+    """Compile what decides, or load it from Numba's cache; the first time it takes seconds."""
+    one = np.zeros(1, np.int64)
+    rows = Rows(one, one, one > 0, one, np.zeros((1, 2, len(STAGES)), np.float32), one > 0)
+    decide(policy_of((), ""), rows, np.zeros((1, 0), np.int64))

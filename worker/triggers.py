@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Iterator
 
 import numpy as np
 
+from worker.memories import Memories
 from worker.metrics import LatestTrigger, Metrics
 from worker.policy import (
-    NO_MEMORY,
-    Answer,
+    ARMED,
+    FIRED,
+    SUPPRESSED,
+    Codes,
     Decision,
-    Memory,
+    Numbers,
     Outcome,
     Policy,
-    Rule,
-    candidates,
+    Rows,
     decide,
-    memory_bytes,
-    memory_of,
-    unarmed,
+    in_holdout,
+    trigger_id,
 )
 from worker.records import Answers, Encoder, Output
 
@@ -30,88 +31,71 @@ class Triggers:
 
     def __init__(self, policy: Policy, encoder: Encoder, metrics: Metrics) -> None:
         self._policy, self._encoder, self._metrics = policy, encoder, metrics
-        self.memories: dict[bytes, Memory] = {}  # by user
-        self._unarmed: dict[bytes, int] = {}  # by user, as policy.unarmed counts
-        self._changed: set[bytes] = set()  # users whose memory changed since the last call of `changes`
+        self.memories = Memories(policy)
+        self._changed: dict[bytes, int] = {}  # users whose memory changed since the last call of `changes`; their slots
 
-    def load(self, user: bytes, value: bytes | None) -> None:
-        """Take up what the table remembers of a user."""
-        memory = memory_of(value)
-        if memory:
-            self._remember(user, memory)
+    def of(self, answers: Answers, slots: Numbers) -> list[Output]:
+        """Decide on the answers of the users of these slots, in order; return the triggers."""
+        found = self.decide(answers, slots)
+        decisions = list(self.fired(answers, found))
+        self._count(found, [decision for _, decision in decisions])
+        fired = [(row, decision) for row, decision in decisions if decision.outcome is Outcome.FIRE]
+        self._metrics.latest_triggers.extend(_latest(answers, row, decision) for row, decision in fired)
+        times = answers.event_time
+        return [self._encoder.trigger(answers.keys[row], decision, int(times[row])) for row, decision in fired]
 
-    def of(self, answers: Answers) -> list[Output]:
-        """Decide on the answers, in order; return the triggers."""
+    def decide(self, answers: Answers, slots: Numbers) -> Codes:
+        """Return what comes of each campaign at each row (A, C), and remember it."""
         assert answers.reach is not None
-        fired = np.array([self._unarmed.get(key, 0) for key in answers.keys], np.uint64)
-        flags = candidates(
-            self._policy, answers.offset < 0, answers.user_stage, answers.reach, answers.degraded, fired
-        )  # (A, C)
-        rules: dict[int, list[Rule]] = {}  # to be decided, by row
-        for row, number in np.argwhere(flags).tolist():
-            rules.setdefault(row, []).append(self._policy.rules[number])
-        # A memory made inside this block makes all rules of the user's later rows candidates: they may re-arm.
-        outputs: list[Output] = []
-        made: set[bytes] = set()
-        counts: Counter[tuple[str, str]] = Counter()
-        for row, key in enumerate(answers.keys):
-            if row in rules or key in made:
-                chosen = None if key in made else rules[row]
-                for decision in self._decide(answers, row, key, chosen, made):
-                    counts[decision.campaign.name, decision.outcome] += 1
-                    if decision.outcome is Outcome.FIRE:
-                        outputs.append(self._encoder.trigger(key, decision, int(answers.event_time[row])))
-        self._metrics.decided(counts)
-        return outputs
-
-    def _decide(
-        self, answers: Answers, row: int, key: bytes, rules: list[Rule] | None, made: set[bytes]
-    ) -> list[Decision]:
-        assert answers.reach is not None
-        memory = self.memories.get(key, NO_MEMORY)
-        answer = Answer(
-            key,
-            int(answers.event_time[row]),
-            bool(answers.offset[row] < 0),
-            int(answers.user_stage[row]),
-            answers.reach[row].tolist(),
-            bool(answers.degraded[row]),
+        rows = Rows(
+            slots,
+            answers.event_time.astype(np.int64, copy=False),
+            answers.offset < 0,
+            answers.user_stage.astype(np.int64),
+            np.ascontiguousarray(answers.reach, np.float32),
+            answers.degraded,
         )
-        changed, decisions = decide(memory, answer, self._policy, rules)
-        if changed is not memory:
-            self._remember(key, changed)
-            self._changed.add(key)
-            made.add(key)
-        for decision in decisions:
-            if decision.outcome is Outcome.FIRE:
-                self._metrics.latest_triggers.append(_latest(answer, decision))
-        return decisions
+        found = decide(self._policy, rows, self.memories.of(slots))
+        for row in np.flatnonzero(((found == FIRED) | (found == ARMED)).any(axis=1)).tolist():
+            self._changed[answers.keys[row]] = int(slots[row])
+        return found
 
-    def _remember(self, user: bytes, memory: Memory) -> None:
-        self.memories[user] = memory
-        self._unarmed[user] = unarmed(memory, self._policy)
+    def fired(self, answers: Answers, found: Codes) -> Iterator[tuple[int, Decision]]:
+        """Yield the rows at which a campaign fires, or would for a user who is not of its holdout."""
+        assert answers.reach is not None
+        rules, salt = self._policy.rules, self._policy.salt
+        for row, number in np.argwhere(found == FIRED).tolist():
+            campaign, user = self._policy.campaigns[number], answers.keys[row]
+            held = in_holdout(user, campaign, salt)
+            identity = "" if held else trigger_id(user, campaign, int(answers.event_time[row]))
+            chance = float(answers.reach[row, rules.scope[number], rules.stage[number]])
+            yield row, Decision(campaign, Outcome.HOLDOUT if held else Outcome.FIRE, chance, identity)
+
+    def _count(self, found: Codes, decisions: list[Decision]) -> None:
+        counts: Counter[tuple[str, str]] = Counter((decision.campaign.name, decision.outcome) for decision in decisions)
+        for number, campaign in enumerate(self._policy.campaigns):
+            times = np.bincount(found[:, number], minlength=ARMED + 1).tolist()
+            counts.update(
+                {(campaign.name, outcome): times[code] for code, outcome in SUPPRESSED.items() if times[code]}
+            )
+        self._metrics.decided(counts)
 
     def changes(self) -> dict[bytes, bytes | None]:
         """Return the table values of the users whose memory changed since the last call."""
-        changed = {user: memory_bytes(self.memories[user]) for user in self._changed}
+        changed = {user: self.memories.value(slot) for user, slot in self._changed.items()}
         self._changed.clear()
         return changed
 
-    def keep(self, users: Container[bytes]) -> None:
-        """Forget all other users; only after their changes are committed."""
-        self.memories = {user: memory for user, memory in self.memories.items() if user in users}
-        self._unarmed = {user: self._unarmed[user] for user in self.memories}
 
-
-def _latest(answer: Answer, decision: Decision) -> LatestTrigger:
+def _latest(answers: Answers, row: int, decision: Decision) -> LatestTrigger:
     campaign = decision.campaign
     return LatestTrigger(
-        answer.user.decode(),
+        answers.keys[row].decode(),
         campaign.name,
         campaign.stage,
         campaign.scope,
         campaign.rule,
         decision.probability,
         campaign.threshold,
-        answer.event_time,
+        int(answers.event_time[row]),
     )

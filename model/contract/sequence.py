@@ -219,15 +219,16 @@ class Sequences:
         """Restore the stream time from its table value."""
         self.stream_ms = self._packed_stream_ms = table.stream_of(value)
 
-    def load(self, key: bytes, get: Get) -> None:
-        """Restore a user from the table that `get` reads; a user in memory is left as it is. Raises TableError."""
+    def load(self, key: bytes, get: Get) -> int:
+        """Restore a user from the table that `get` reads, unless in memory; return the slot. Raises TableError."""
         if key in self._slots:
-            return
+            return self._slots[key]
         slot = self._add(key)
         self._ensure_pages(PAGES_KEPT)
         latest = table.restore(self._arena, self.rules, slot, key, get)
         if latest is not None and latest[0]:
             self.names[latest[0]] = latest[1]
+        return slot
 
     def drop_closed(self, keep: int) -> Array:
         """Drop users without an open session, the longest silent first, until at most `keep` users remain.

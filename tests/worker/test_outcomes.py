@@ -11,7 +11,7 @@ from model.contract.stages import NO_STAGE, STAGES
 from worker.campaigns import Campaign
 from worker.metrics import Metrics
 from worker.outcomes import OPEN_PREDICTIONS, Outcomes
-from worker.policy import Mark, Memory, in_holdout, policy_of
+from worker.policy import NEVER, in_holdout, policy_of
 from worker.records import Answers
 
 NUDGE = Campaign(name="nudge", rule="below", stage=STAGES[3], scope="user", threshold=0.3, holdout=0.5)
@@ -20,7 +20,7 @@ HOUR = 3_600_000
 Row = tuple[str, int, str, int, int]  # user, time, type, stage of the row, category
 
 
-def seen(outcomes: Outcomes, *rows: Row, chance: float = 0.25, memory: Memory | None = None, degraded: bool = False):
+def seen(outcomes: Outcomes, *rows: Row, chance: float = 0.25, memory: int = NEVER, degraded: bool = False):
     users, times, types, stages, categories = zip(*rows, strict=True)
     n = len(rows)
     keys = [user.encode() for user in users]
@@ -33,7 +33,7 @@ def seen(outcomes: Outcomes, *rows: Row, chance: float = 0.25, memory: Memory | 
         keys, np.arange(n), np.array(times), np.array(times), codes, np.zeros(n, "u1"), [None] * n, np.ones(n, int),
         np.full((n, 2, 6), chance, "f4"), np.zeros((n, 20), "f4"), np.full(n, degraded),
     )  # fmt: skip
-    outcomes.observe(answers, block, dict.fromkeys(keys, memory) if memory else {})
+    outcomes.observe(answers, block, np.full((n, 1), memory))
 
 
 @pytest.fixture
@@ -99,9 +99,9 @@ def test_the_predictions_that_are_followed_are_bounded(outcomes: Outcomes, metri
 def test_an_order_counts_for_a_campaign_that_decided_within_the_day(
     outcomes: Outcomes, metrics: Metrics, hours: int, counted: int
 ) -> None:
-    memory = {NUDGE.key: Mark(100 * HOUR, armed=False)}
+    fired = 2 * 100 * HOUR
     for user in ("ann", "bob", "cid", "dan"):
-        seen(outcomes, (user, (100 + hours) * HOUR, "order", 4, 7), memory=memory)
+        seen(outcomes, (user, (100 + hours) * HOUR, "order", 4, 7), memory=fired)
     held = sum(in_holdout(user, NUDGE, POLICY.salt) for user in (b"ann", b"bob", b"cid", b"dan"))
     orders = [
         metrics.registry.get_sample_value("funnelcast_campaign_orders_total", {"campaign": "nudge", "group": group})

@@ -11,24 +11,14 @@ from hypothesis import strategies as st
 
 from model.contract.errors import TableError
 from model.contract.stages import STAGES, Stage
+from tests.support import plain_policy
+from tests.support.plain_policy import NO_MEMORY, Answer, Mark, Memory, memory_bytes, memory_of
 from worker.campaigns import HOUR_MS, Campaign
-from worker.policy import (
-    NO_MEMORY,
-    SCOPES,
-    Answer,
-    Decision,
-    Mark,
-    Memory,
-    Outcome,
-    Policy,
-    candidates,
-    decide,
-    in_holdout,
-    memory_bytes,
-    memory_of,
-    policy_of,
-    unarmed,
-)
+from worker.memories import Memories
+from worker.metrics import Metrics
+from worker.policy import FIRED, SCOPES, SUPPRESSED, Decision, Outcome, Policy, in_holdout, policy_of
+from worker.records import NO_MODEL, Answers, Encoder, Source
+from worker.triggers import Triggers
 
 AWARENESS, INTENT = 0, STAGES.index(Stage.INTENT)
 START = 1_511_544_070_000
@@ -49,6 +39,48 @@ def answer(probability: float, at_hours: float = 0.0, **changes: Any) -> Answer:
     """Return an answer whose probabilities are all alike."""
     reach = [[probability] * 6] * 2
     return Answer(b"u1", START + round(at_hours * HOUR_MS), False, AWARENESS, reach, False)._replace(**changes)
+
+
+def decide_all(policy: Policy, answers: list[Answer], memories: dict[bytes, Memory]) -> list[list[Decision]]:
+    """Decide on a block of answers as the worker does, from the users' memories on, which are brought up to date."""
+    users = list(dict.fromkeys(one.user for one in answers))
+    slots = np.array([users.index(one.user) for one in answers], np.int64)
+    triggers = Triggers(policy, Encoder(Source("app", "clicks", 0), NO_MODEL), Metrics())
+    for slot, user in enumerate(users):
+        triggers.memories.load(slot, memory_bytes(memories.get(user, NO_MEMORY)))
+    rows = columns(answers)
+    found = triggers.decide(rows, slots)
+    memories.update({user: memory_of(value) for user, value in triggers.changes().items()})
+    fired = {(row, decision.campaign.name): decision for row, decision in triggers.fired(rows, found)}
+    return [
+        [
+            fired[row, one.name] if code == FIRED else Decision(one, SUPPRESSED[code], chance(answers[row], one), "")
+            for one, code in zip(policy.campaigns, codes, strict=True)
+            if code in {FIRED, *SUPPRESSED}
+        ]
+        for row, codes in enumerate(found.tolist())
+    ]
+
+
+def chance(one: Answer, of: Campaign) -> float:
+    return float(one.reach[SCOPES.index(of.scope)][STAGES.index(of.stage)])
+
+
+def columns(answers: list[Answer]) -> Answers:
+    zeros = np.zeros(len(answers), np.int64)
+    ended = np.array([one.session_end for one in answers])
+    times = np.array([one.event_time for one in answers])
+    stages = np.array([one.user_stage for one in answers], "u1")
+    reach = np.array([one.reach for one in answers], "f4")
+    degraded = np.array([one.degraded for one in answers])
+    keys = [one.user for one in answers]
+    return Answers(keys, zeros - ended, times, times, zeros, stages, [None] * len(keys), zeros, reach, None, degraded)
+
+
+def decide(memory: Memory, one: Answer, policy: Policy) -> tuple[Memory, list[Decision]]:
+    memories = {one.user: memory}
+    (decisions,) = decide_all(policy, [one], memories)
+    return memories[one.user], decisions
 
 
 def outcomes(policy: Policy, answers: list[Answer], memory: Memory = NO_MEMORY) -> list[list[Outcome]]:
@@ -122,7 +154,7 @@ def test_an_event_older_than_the_last_fire_neither_fires_nor_re_arms() -> None:
 def test_a_degraded_score_never_fires_and_changes_no_memory() -> None:
     policy = policy_of([campaign(cooldown_hours=1)], "s")
     memory, decisions = decide(NO_MEMORY, answer(0.1, degraded=True), policy)
-    assert memory is NO_MEMORY
+    assert memory == NO_MEMORY
     assert [decision.outcome for decision in decisions] == [Outcome.DEGRADED]
     answers = [answer(0.1, 0), answer(0.9, 1, degraded=True), answer(0.1, 2)]
     assert outcomes(policy, answers) == [[Outcome.FIRE], [], [Outcome.HYSTERESIS]]
@@ -156,15 +188,14 @@ def test_the_share_of_the_holdout_may_grow_without_moving_anybody_out() -> None:
     assert all(in_holdout(user, large, b"s") for user in users if in_holdout(user, small, b"s"))
 
 
-def test_nothing_to_say_gives_back_the_same_memory() -> None:
+def test_nothing_to_say_changes_no_memory() -> None:
     policy = policy_of([campaign()], "s")
-    memory, decisions = decide(NO_MEMORY, answer(0.9), policy)
-    assert memory is NO_MEMORY
-    assert decisions == []
-    fired, _ = decide(NO_MEMORY, answer(0.1), policy)
-    again, decisions = decide(fired, answer(0.1, 1), policy)
-    assert again is fired
-    assert len(decisions) == 1
+    triggers = Triggers(policy, Encoder(Source("app", "clicks", 0), NO_MODEL), Metrics())
+    changed = []
+    for one in (answer(0.9), answer(0.1), answer(0.1, 1)):
+        triggers.of(columns([one]), np.zeros(1, np.int64))
+        changed.append(list(triggers.changes()))
+    assert changed == [[], [b"u1"], []]
 
 
 CAMPAIGNS = st.lists(
@@ -236,59 +267,41 @@ def test_a_user_never_triggers_twice_within_the_cooldown(campaigns: list[Campaig
     assert len(set(identities)) == len(identities)
 
 
-@settings(max_examples=100, deadline=None)
-@given(CAMPAIGNS, ANSWERS)
-def test_a_replay_decides_the_same_with_or_without_bytes_in_between(
-    campaigns: list[Campaign], answers: list[Answer]
+@settings(max_examples=200, deadline=None)
+@given(CAMPAIGNS, ANSWERS, st.integers(1, 8))
+def test_blocks_of_any_size_decide_and_remember_as_plain_python_does(
+    campaigns: list[Campaign], answers: list[Answer], size: int
 ) -> None:
     policy = policy_of(campaigns, "s")
+    plain: dict[bytes, Memory] = {}
     memories: dict[bytes, Memory] = {}
-    direct = []
-    for one in answers:
-        memories[one.user], decisions = decide(memories.get(one.user, NO_MEMORY), one, policy)
-        direct.append(decisions)
-    assert play(policy, answers) == direct == play(policy_of(campaigns, "s"), answers)
-
-
-@settings(max_examples=200, deadline=None)
-@given(CAMPAIGNS, ANSWERS)
-def test_what_is_no_candidate_would_have_decided_nothing(campaigns: list[Campaign], answers: list[Answer]) -> None:
-    policy = policy_of(campaigns, "s")
-    memories: dict[bytes, Memory] = {}
-    for one in answers:
-        memory = memories.get(one.user, NO_MEMORY)
-        flags = candidates(
-            policy,
-            np.array([one.session_end]),
-            np.array([one.user_stage], "u1"),
-            np.array([one.reach], "f4"),
-            np.array([one.degraded]),
-            np.array([unarmed(memory, policy)], np.uint64),
-        )
-        rules = [rule for rule, flag in zip(policy.rules, flags[0], strict=True) if flag]
-        memories[one.user], decisions = decide(memory, one, policy)
-        assert (memories[one.user], decisions) == decide(memory, one, policy, rules)
-        if not flags.any():
-            assert memories[one.user] is memory
-            assert decisions == []
+    for begin in range(0, len(answers), size):
+        block, expected = answers[begin : begin + size], []
+        for one in block:
+            plain[one.user], decisions = plain_policy.decide(plain.get(one.user, NO_MEMORY), one, policy)
+            expected.append(decisions)
+        assert decide_all(policy, block, memories) == expected
+        assert memories == {user: memory for user, memory in plain.items() if memory}
 
 
 def test_a_float32_probability_decides_like_the_same_number_as_float() -> None:
     policy = policy_of([campaign(threshold=0.3)], "s")
     nearest = np.full((1, 2, 6), 0.3, "f4")  # a little above 0.3
-    arrays = (np.array([False]), np.array([0], "u1"), nearest, np.array([False]), np.array([0], np.uint64))
-    assert not candidates(policy, *arrays).any()
     assert decide(NO_MEMORY, answer(0, reach=nearest[0]), policy)[1] == []
 
 
 @given(st.dictionaries(st.integers(0, 2**32 - 1), st.builds(Mark, st.integers(0, 2**43), st.booleans()), max_size=9))
-def test_memories_survive_their_bytes(memory: dict[int, Mark]) -> None:
-    value = memory_bytes(memory)
-    assert memory_of(value) == memory
-    assert (value is None) == (not memory)
+def test_memories_survive_their_bytes_those_of_campaigns_that_are_gone_too(memory: dict[int, Mark]) -> None:
+    memories = Memories(policy_of([campaign()], "s"))
+    memories.load(3, memory_bytes(memory | {campaign().key: Mark(START, armed=True)}))
+    assert memories.value(3) == memory_bytes(memory | {campaign().key: Mark(START, armed=True)})
+    memories.load(5, memory_bytes(memory))
+    assert memories.value(5) == memory_bytes(memory)
+    memories.drop(np.array([3, 5]))
+    assert memories.value(3) is memories.value(5) is memories.value(900) is None
 
 
 @pytest.mark.parametrize("value", [b"", b"\x02", b"\x01short"])
 def test_memories_of_another_version_are_refused(value: bytes) -> None:
     with pytest.raises(TableError, match="version 1 is expected"):
-        memory_of(value)
+        Memories(policy_of([], "s")).load(0, value)
