@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,9 @@ class Request:
     origin: Origin
 
 
+Requests: TypeAlias = Sequence[Request] | deque[Request]
+
+
 class Lane:
     """Pieces of one kind, in order; `pace` counts in users, or in rows."""
 
@@ -75,11 +78,20 @@ class Lane:
         self.pace = Pace(size, limits.wait_seconds, limits.target_seconds, fixed)
         self.by_rows = by_rows
 
-    def units(self, requests: Sequence[Request] | deque[Request]) -> int:
+    def units(self, requests: Requests) -> int:
         """Return the size of some requests."""
         if self.by_rows:
             return sum(len(request.piece.inputs.type) for request in requests)
         return sum(request.piece.users for request in requests)
+
+    def cost(self, requests: Requests) -> int:
+        """Return what one run of some requests costs, in units: each wave but the first has its fixed cost too."""
+        if self.by_rows:
+            return self.units(requests)
+        rows = sum(
+            len(request.piece.inputs.type) if request.piece.steps else request.piece.users for request in requests
+        )
+        return rows + FIXED_USERS * (max((request.piece.waves for request in requests), default=1) - 1)
 
     def drop_cancelled(self) -> None:
         """Forget requests that nobody waits for any more."""
@@ -224,7 +236,7 @@ class Batcher:
         self._metrics.batch_waiting.set(users)
         late = False
         if self._limits.base_rates is not None:
-            expected = sum(lane.pace.seconds(lane.units(lane.waiting)) for lane in (self._fast, self._slow))
+            expected = sum(lane.pace.seconds(lane.cost(lane.waiting)) for lane in (self._fast, self._slow))
             late = expected > self._limits.target_seconds
         if users < self._limits.waiting_users and not late:
             self._room.set()
@@ -250,11 +262,11 @@ class Batcher:
         started, self._latest = loop.time(), lane
         users = sum(request.piece.users for request in batch)
         span = self._tracing.score((request.origin for request in batch), users)
-        inline = lane.pace.inline_seconds(lane.units(batch)) < self._limits.inline_seconds
+        inline = lane.pace.inline_seconds(lane.cost(batch)) < self._limits.inline_seconds
         run = await self._score([request.piece for request in batch], inline)
         span.end()
         seconds = loop.time() - started
-        lane.pace.ran(lane.units(batch), seconds, inline)
+        lane.pace.ran(lane.cost(batch), seconds, inline)
         self._metrics.batch_users.observe(users)
         self._metrics.batch_wait_seconds.observe(started - batch[0].since)
         self._metrics.inference_seconds.observe(seconds)

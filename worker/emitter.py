@@ -53,6 +53,7 @@ class Assignment:
         self._arrived_at = 0.0  # when the chunk came that waits longest
         self.ended = False  # what comes now is left to the next owner
         self._ticked = 0.0
+        self.is_hungry = True  # for records: not while those of a transaction are answered
         self._delivering: asyncio.Task[None] | None = None
 
     async def put(self, event: Any) -> None:
@@ -154,8 +155,10 @@ class Assignment:
         return list(parts.values())
 
     async def _answer(self, parts: Sequence[Part], trace: Trace) -> None:
+        self.is_hungry = False
         for part in parts:
             await part.writer.answer(part, trace)
+        self.is_hungry = True
 
     async def _deliver(self, parts: Sequence[Part], started: float, trace: Trace) -> None:
         """Write and commit what is prepared."""
@@ -237,6 +240,11 @@ class Emitter:
     def serving(self) -> bool:
         """Whether the partitions are taken over and recovered."""
         return self._task is not None and self._assignment is not None and not self._assignment.ended
+
+    @property
+    def is_hungry(self) -> bool:
+        """Whether records that come now would be used soon."""
+        return self._assignment is None or self._assignment.is_hungry
 
     def is_idle(self) -> bool:
         """Tell whether no chunk waits or is at work."""

@@ -56,6 +56,11 @@ class Piece:
         """Return the number of sequences that the network has to read."""
         return len(self.inputs.lengths)
 
+    @property
+    def waves(self) -> int:
+        """Return how often the network runs: a user's rows step one after the other."""
+        return int(self.inputs.lengths.max(initial=1)) if self.steps else 1
+
 
 def base_rate_scores(rows: int, base_rates: Array) -> Scores:
     """Return degraded scores: the base rates (2, 6) for each row, no next event."""

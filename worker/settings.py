@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     state_dir: Path = Field(Path("state"), description="directory of the RocksDB store")
     store: Literal["rocksdb", "memory"] = Field("rocksdb", description="where the user-sequences table lives")
 
-    batch_size: int = Field(64, ge=1, le=4096, description="users that close a micro-batch")
+    batch_size: int = Field(1024, ge=1, le=4096, description="users that close a micro-batch")
     batch_wait_seconds: float = Field(
         0.005, ge=0, le=10, description="longest wait of the oldest click for others that go with it"
     )

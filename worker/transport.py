@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
 GIVE_BACK_SECONDS = 0.02
 # A round of fetching costs ms of CPU on its way through Faust, and producers that send at once make hundreds a second.
-FEW_RECORDS, PAUSE_SECONDS = 2048, 0.01
+FEW_RECORDS, PAUSE_SECONDS, MOST_PAUSES = 2048, 0.01, 10
 
 
 class Membership(NamedTuple):
@@ -43,6 +43,9 @@ class Owner(Protocol):
     async def open(self, partitions: Iterable[TP], membership: Membership) -> None: ...
 
     async def close(self) -> None: ...
+
+    @property
+    def is_hungry(self) -> bool: ...
 
     async def fatal(self, error: BaseException) -> None: ...
 
@@ -106,7 +109,14 @@ class ChunkConsumer(Consumer):
         if not records:
             await asyncio.sleep(0)
         elif sum(map(len, records.values())) < FEW_RECORDS:
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Let records come together while the owner has no use for more."""
+        for _ in range(MOST_PAUSES):
             await asyncio.sleep(PAUSE_SECONDS)
+            if self.owner.is_hungry:
+                return
 
     async def _seek_while_stopped(self) -> None:
         try:

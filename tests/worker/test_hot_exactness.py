@@ -90,7 +90,7 @@ def test_real_clicks_are_scored_as_from_whole_sequences(bundle: Bundle) -> None:
 def test_rows_that_step_are_scored_bitwise_the_same_in_any_micro_batch(bundle: Bundle) -> None:
     log = sorted(busy_log(600, 4), key=lambda event: event.timestamp)
     reach = []
-    for size in (1, 7, 64):
+    for size in (1, 7, 32):
         run = hot_run(bundle, 8, size)
         scores = asyncio.run(play(run, log, (size,), size, wipes=0, begin=200))  # nobody begins with many rows
         assert run.value("rebuild_seconds_count") == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+import numpy as np
 import pytest
 
 from model.contract.events import ClickEvent
@@ -12,7 +13,7 @@ from model.contract.pool import Pool
 from tests.support.fake_network import STATE, StepGraph, WholeGraph, fake_bundle
 from tests.support.hot_runs import HotRun, distances
 from worker.hotscorer import HotScorer
-from worker.hotstate import FEW_ROWS
+from worker.hotstate import FEW_ROWS, cheaper_by_steps
 from worker.scorer import Scorer
 
 START_MS = 1_700_000_000_000
@@ -123,27 +124,38 @@ def test_a_hot_user_costs_its_new_rows_only() -> None:
     asyncio.run(story())
 
 
-def test_a_new_user_with_few_rows_is_fed_row_by_row() -> None:
+def test_a_new_user_with_few_rows_is_fed_row_by_row_and_one_with_many_rebuilt() -> None:
     async def story() -> None:
         bench = Bench(slots=4, partitions=1)
         bench.fold(0, clicks("ann", range(FEW_ROWS)))
-        bench.fold(0, clicks("bob", range(FEW_ROWS + 1)))
+        bench.fold(0, clicks("bob", range(3 * FEW_ROWS)))
         await bench.verify()
         assert sum(bench.step.waves) == FEW_ROWS
-        assert bench.whole.rows == [FEW_ROWS + 1]
+        assert bench.whole.rows == [3 * FEW_ROWS]
 
     asyncio.run(story())
+
+
+def test_the_longest_chains_are_rebuilt_where_that_costs_less_than_their_steps() -> None:
+    def rebuilt(new: list[int], rows: list[int]) -> list[int]:
+        return np.flatnonzero(~cheaper_by_steps(np.array(new), np.array(rows))).tolist()
+
+    assert rebuilt([1, FEW_ROWS], [1000, 1000]) == []
+    assert rebuilt([60, 1], [100, 1000]) == [0]
+    assert rebuilt([20, 60, 1], [1000, 100, 50]) == [1]  # the other one's steps cost less than all its rows
+    assert rebuilt([60, 60], [100, 4000]) == []  # the other one's chain is as long and has to be fed anyway
+    assert rebuilt([], []) == []
 
 
 def test_a_late_insert_rebuilds_its_user() -> None:
     async def story() -> None:
         bench = Bench(slots=4, partitions=1)
-        bench.fold(0, clicks("ann", range(0, 40, 2)))
-        bench.fold(0, [click("ann", 31)])
-        bench.fold(0, [click("ann", 50)])
+        bench.fold(0, clicks("ann", range(0, 80, 2)))
+        bench.fold(0, [click("ann", 71)])
+        bench.fold(0, [click("ann", 90)])
         await bench.verify()
         assert (bench.value("hits_total"), bench.value("misses_total")) == (1, 2)
-        assert bench.whole.rows == [41]  # both rebuilds in one micro-batch: 20 rows, then 21
+        assert bench.whole.rows == [81]  # both rebuilds in one micro-batch: 40 rows, then 41
 
     asyncio.run(story())
 
@@ -222,15 +234,15 @@ def test_a_failed_rebuild_is_tried_again_with_the_next_row() -> None:
     async def story() -> None:
         bench = Bench(slots=2, partitions=1)
         bench.whole.failing = True
-        bench.fold(0, clicks("ann", range(20)))
+        bench.fold(0, clicks("ann", range(40)))
         await bench.breathe(100)
         bench.whole.failing = False
-        bench.fold(0, [click("ann", 20)])
+        bench.fold(0, [click("ann", 40)])
         await bench.breathe(100)
-        bench.fold(0, [click("ann", 21)])
+        bench.fold(0, [click("ann", 41)])
         scores = await bench.end()
         assert [bool(block.degraded.any()) for block in scores] == [True, False, False]
-        assert bench.whole.rows == [21]
+        assert bench.whole.rows == [41]
 
     asyncio.run(story())
 
@@ -238,12 +250,12 @@ def test_a_failed_rebuild_is_tried_again_with_the_next_row() -> None:
 def test_a_cancelled_request_loses_the_state_of_its_users_and_no_score() -> None:
     async def story() -> None:
         bench = Bench(slots=4, partitions=1)
-        bench.fold(0, clicks("ann", range(20)))
+        bench.fold(0, clicks("ann", range(40)))
         await bench.breathe(1)
-        bench.fold(0, [click("ann", 20)])
+        bench.fold(0, [click("ann", 40)])
         bench.said.pop().scores.cancel()
         await bench.breathe(200)
-        bench.fold(0, [click("ann", 21)])
+        bench.fold(0, [click("ann", 41)])
         await bench.verify()
 
     asyncio.run(story())
