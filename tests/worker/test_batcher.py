@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tests.support.batching import (
@@ -234,6 +235,22 @@ def test_a_run_of_rebuilds_holds_a_bounded_number_of_rows() -> None:
             await bench.finish()
         assert bench.scorer.batches == [[1, 2, 3], [4, 5, 6], [7]]
         assert bench.value("funnelcast_hot_state_rebuild_seconds_count") == 3
+
+    play(story)
+
+
+def test_a_users_long_chain_of_steps_makes_later_micro_batches_no_smaller() -> None:
+    async def story() -> None:
+        bench = Bench(limits=Limits(batch_users=64, wait_seconds=0.0, waiting_users=256, target_seconds=0.1))
+        chain = request(1)._replace(lengths=np.full(1, 40, "i4"), type=np.ones(40, "u1"))
+        ask(bench, replace(whole(chain), steps=True))
+        await settle()
+        await asyncio.sleep(0.012)  # 40 times the fixed cost of a run, 0.3 ms
+        await bench.finish()
+        ask(bench, *[whole(request(name)) for name in range(2, 80)])
+        await settle()
+        await bench.finish()
+        assert len(bench.scorer.batches[1]) == 64
 
     play(story)
 

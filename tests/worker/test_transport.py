@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import version
 
 import pytest
@@ -10,6 +11,8 @@ from faust.stores.rocksdb import Store
 from faust.tables import TableManager
 from faust.tables.recovery import Recovery
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
+
+from worker.transport import MOST_PAUSES, PAUSE_SECONDS, ChunkConsumer
 
 WHY = "worker/{} overrides or uses it: read its new form before raising the pinned version"
 
@@ -43,3 +46,24 @@ def test_faust_is_the_version_that_the_transport_was_written_for() -> None:
 )
 def test_a_private_name_is_still_there(owner: object, name: str, user: str) -> None:
     assert hasattr(owner, name), f"{owner} has no {name} any more; {WHY.format(user)}"
+
+
+@pytest.mark.parametrize(("hungry_after", "pauses"), [(0, 1), (3, 4), (1000, MOST_PAUSES)])
+def test_records_come_together_while_their_owner_has_no_use_for_more_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, hungry_after: int, pauses: int
+) -> None:
+    slept: list[float] = []
+
+    class Busy:
+        @property
+        def is_hungry(self) -> bool:
+            return len(slept) > hungry_after
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    consumer = object.__new__(ChunkConsumer)
+    monkeypatch.setattr(ChunkConsumer, "owner", Busy(), raising=False)
+    asyncio.run(consumer._pause())
+    assert slept == [PAUSE_SECONDS] * pauses
