@@ -5,10 +5,12 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+import torch.nn.functional as F
 
 from model.contract.errors import FunnelcastError
 from model.reformer import (
     CONFIG,
+    LEAST_SPREAD,
     TIERS,
     WEIGHTS,
     ClickModel,
@@ -75,6 +77,19 @@ def test_no_score_depends_on_padding_or_batch_mates() -> None:
     for user, length in enumerate(rows.lengths.tolist()):
         alone = model(cut(rows, slice(user, user + 1), length))
         torch.testing.assert_close(alone.reach[0], together.reach[user, :length], atol=2e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_features_are_taken_as_centred_and_of_unit_spread_once_their_bytes_are_known() -> None:
+    model, rows = lively(), random_rows(1, 500)
+    rows.features[..., 7] = 9  # never varies, and must not be blown up
+    rates = torch.stack([torch.bincount(column, minlength=256) / 500 for column in rows.features[0].long().T])
+    model.begin(rates, torch.full((2, 6), 0.25))
+    seen = model.embed.views[rows.features[0].long()].flatten(1)  # (L, F * 4)
+    standard = (seen - seen.mean(0)) / seen.std(0, correction=0).clamp(min=LEAST_SPREAD)
+    wide = model.embed.wide
+    torch.testing.assert_close(model.embed(rows)[1][0], F.linear(standard, wide.weight, wide.bias), atol=1e-4, rtol=0)
+    torch.testing.assert_close(model.reach.bias.sigmoid(), torch.full((12,), 0.25))
 
 
 @pytest.mark.parametrize("tier", sorted(TIERS))
