@@ -104,7 +104,7 @@ def test_teacher_and_pupil_are_resumed_as_if_nothing_had_happened(tmp_path: Path
     assert same(whole, run(log, tmp_path / "parts", "--epochs", "3", "--resume", *TAUGHT))
 
 
-def test_who_goes_on_from_a_taught_network_sees_what_it_saw_with_the_dropout_of_a_network_of_its_own(
+def test_who_goes_on_from_a_taught_network_keeps_its_ramps_but_not_its_little_dropout(
     tmp_path: Path, log: Path
 ) -> None:
     run(log, tmp_path / "a", "--epochs", "1", *TAUGHT)
