@@ -89,7 +89,7 @@ def byte_views() -> Tensor:
 def knots_of(rate: Tensor, count: int) -> Tensor:
     """Return ascending bytes (count,) for a byte that comes at these rates (256,): 0, 1, then equally likely shares.
 
-    Where fewer bytes than that occur, the last is repeated: a ramp there never rises.
+    Where fewer bytes than that occur, the last is repeated: no byte that occurs lies beyond it.
     """
     above = rate.double().clone()
     above[0] = 0.0

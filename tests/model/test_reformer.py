@@ -92,6 +92,19 @@ def test_features_are_taken_as_centred_and_of_unit_spread_once_their_bytes_are_k
     torch.testing.assert_close(model.reach.bias.sigmoid(), torch.full((12,), 0.25))
 
 
+def test_ramps_rise_one_after_the_other_over_bytes_that_come_equally_often() -> None:
+    embed = ClickModel(msgspec.structs.replace(TINY, ramps=5)).embed
+    rates = torch.zeros(TINY.features, 256)
+    rates[:, 0], rates[:, 10:90] = 0.2, 0.01
+    rates[1:], rates[1:, 4] = 0.0, 1.0  # a single byte
+    embed.standardise(rates)
+    assert embed.knots[0].tolist() == [0, 1, 29, 49, 69, 89]
+    assert embed.knots[1].tolist() == [0, 1, 4, 4, 4, 4]
+    seen = embed.ramps(torch.tensor([0.0, 1.0, 15.0, 49.0, 59.0, 89.0, 255.0])[:, None].expand(-1, TINY.features))
+    assert seen[:, 0].sum(-1).tolist() == [0, 1, 1.5, 3, 3.5, 5, 5]
+    assert seen[:, 1].sum(-1).tolist()[:2] == [0, 1]
+
+
 @pytest.mark.parametrize("tier", sorted(TIERS))
 def test_every_tier_gives_a_logit_per_scope_and_stage_at_every_row(tier: str) -> None:
     with torch.no_grad():
