@@ -33,7 +33,6 @@ from model.segments import Segment
 from model.tabular import Trees
 
 AVERAGED_ROWS = 1_000_000  # of the training users, about so many are looked at before the first step
-WARM_EPOCHS = 2
 SCORING_ROWS = 8192  # padded rows of one batch when no gradient is kept
 
 
@@ -49,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True):
     trees: Trees = Trees()  # how boosting grows, where it teaches
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
-    warm_up: int = 50  # steps, or WARM_EPOCHS where those are fewer
+    warm_up: int = 50  # steps
     batch_rows: int = 2048
     average: float = 0.98  # share kept of the running average of the weights at each step
     patience: int = 5  # epochs without a better validation loss
@@ -82,7 +81,7 @@ class Trainer:
         self.start: float | None = None  # validation loss of the weights that training began with, where they are kept
         self.lessons: Examples | None = None  # what teachers say, to learn from in the place of what happened
         self.odds: Tensor | None = None  # (2, S) weight of a reached position, where it is not 1
-        self.steps, self.warm_up = 0, settings.warm_up
+        self.steps = 0
         self.best: dict[str, Tensor] = {}
         self.rehearsed: Curve = []  # of pre-training, next-event losses
         self.curve: Curve = []
@@ -145,7 +144,6 @@ class Trainer:
             self.begin(examples, train)
         grouped = batches(segments(examples, train), self.settings.batch_rows, np.random.default_rng(seed))
         grouped = self.device.share(grouped)
-        self.warm_up = min(self.settings.warm_up, WARM_EPOCHS * len(grouped))
         if self.settings.balance:
             self.odds = (odds_of(examples, train) ** self.settings.balance).to(self.device.at)
         hide = None if progress is None else not progress
@@ -178,7 +176,7 @@ class Trainer:
         """Take one step down the loss of a batch and return it."""
         settings = self.settings
         self.model.train()
-        rate = settings.learning_rate * min(1.0, (self.steps + 1) / self.warm_up)
+        rate = settings.learning_rate * min(1.0, (self.steps + 1) / settings.warm_up)
         if settings.fall:
             rate *= (1 + math.cos(math.pi * self.epoch / settings.fall)) / 2
         for group in self.optimizer.param_groups:
