@@ -40,6 +40,12 @@ class Examples(NamedTuple):
         return np.searchsorted(self.start, rows, "right") - 1
 
 
+def at_most(rows: int, examples: Examples, users: list[int]) -> list[int]:
+    """Return every n-th of some users, so that they have about so many rows; all of them where they have fewer."""
+    total = sum(map(examples.rows_of, users))
+    return users[:: -(-total // rows)] if total else users
+
+
 def read_examples(
     log: Log, funnel: Funnel, horizon_ms: int, vocabulary: Vocabulary, progress: bool | None = None
 ) -> tuple[Examples, dict[str, Any]]:

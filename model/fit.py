@@ -6,6 +6,7 @@ not stopped: random numbers depend on seed and epoch alone.
 """
 
 import copy
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,13 +23,16 @@ from tqdm import tqdm
 from model.batches import NOTHING_NEXT, Batch, batches, collate, segments
 from model.calibrate import sigmoid
 from model.contract.errors import FunnelcastError
+from model.contract.features import WIDTH
 from model.contract.rows import Array
 from model.devices import CPU, Device
-from model.examples import CENSORED, Examples
-from model.measures import log_loss
-from model.reformer import ClickModel, Logits, ReformerConfig, weights
+from model.examples import CENSORED, Examples, at_most
+from model.measures import Curve, log_loss
+from model.reformer import LEAST_RATE, ClickModel, Logits, ReformerConfig, weights
 from model.segments import Segment
+from model.tabular import Trees
 
+AVERAGED_ROWS = 1_000_000  # of the training users, about so many are looked at before the first step
 SCORING_ROWS = 8192  # padded rows of one batch when no gradient is kept
 
 
@@ -40,17 +44,16 @@ class Settings(msgspec.Struct, frozen=True):
     next_event: float = 0.1  # weight of the next-event loss
     pretrain: int = 0  # epochs of next event alone, before reach is learned
     balance: float = 0.0  # reached positions of a stage weigh odds ** balance: 0 as they are, 1 as much as the others
-    seeds: int = 1  # networks that teach one (model.recipe)
+    taught: bool = False  # by another network and by boosting, rather than by outcomes (model.recipe)
+    trees: Trees = Trees()  # how boosting grows, where it teaches
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warm_up: int = 50  # steps
     batch_rows: int = 2048
     average: float = 0.98  # share kept of the running average of the weights at each step
     patience: int = 5  # epochs without a better validation loss
+    fall: int = 0  # epochs in which the learning rate falls to nothing (cosine); 0: it stays, and patience decides
     since_ms: int = 0  # rows before this moment are history: seen, but not learned from
-
-
-Curve = list[dict[str, float]]  # losses on training and validation users, by epoch
 
 
 class Scored(NamedTuple):
@@ -104,7 +107,9 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Has the validation loss stopped improving?"""
+        """Is the learning rate spent, or, where it stays, has the validation loss stopped improving?"""
+        if self.settings.fall:
+            return self.epoch >= self.settings.fall
         return self.epoch > 0 and self.epoch - self.best_epoch >= self.settings.patience
 
     def start_from(self, model: ClickModel, examples: Examples, validation: list[int]) -> None:
@@ -113,6 +118,13 @@ class Trainer:
             mine.load_state_dict(weights(model), strict=False)
         self.best = {name: value.clone() for name, value in weights(self.average).items()}
         self.start = self.loss(examples, validation)
+
+    def begin(self, examples: Examples, users: list[int]) -> None:
+        """Let the weights begin where the training users are on average."""
+        some = at_most(AVERAGED_ROWS, examples, users)
+        seen, reached = byte_rates(examples, some), reach_rates(examples, some)
+        for mine in (self.model, self.average):
+            mine.begin(seen.to(self.device.at), reached.to(self.device.at))
 
     @property
     def rehearsing(self) -> bool:
@@ -128,6 +140,8 @@ class Trainer:
         """Train one epoch, look at the validation users, and remember the weights if they are the best so far."""
         seed = self.settings.seed * 1_000_003 + len(self.rehearsed) + self.epoch
         self.device.seed(seed)
+        if self.steps == 0 and self.start is None:
+            self.begin(examples, train)
         grouped = batches(segments(examples, train), self.settings.batch_rows, np.random.default_rng(seed))
         grouped = self.device.share(grouped)
         if self.settings.balance:
@@ -142,7 +156,7 @@ class Trainer:
         if self.rehearsing:
             self.rehearsed.append(point | {"validation": next_event_loss(self.average, examples, validation)})
             return
-        self.curve.append(point | {"validation": self.loss(examples, validation)})
+        self.curve.append(point | {"validation": self.loss(self.lessons or examples, validation)})
         if self.best_epoch == self.epoch:
             self.best = {name: value.clone() for name, value in weights(self.average).items()}
 
@@ -162,10 +176,11 @@ class Trainer:
         """Take one step down the loss of a batch and return it."""
         settings = self.settings
         self.model.train()
+        rate = settings.learning_rate * min(1.0, (self.steps + 1) / settings.warm_up)
+        if settings.fall:
+            rate *= (1 + math.cos(math.pi * self.epoch / settings.fall)) / 2
         for group in self.optimizer.param_groups:
-            group["lr"] = (
-                group.get("scale", 1.0) * settings.learning_rate * min(1.0, (self.steps + 1) / settings.warm_up)
-            )
+            group["lr"] = group.get("scale", 1.0) * rate
         batch = self.device.move(batch)
         with self.device.cast():
             reach, following = losses_of(self.model(batch.rows), batch, self.odds)
@@ -246,9 +261,23 @@ def _mean(values: Tensor, weight: Tensor) -> Tensor:
 
 def odds_of(examples: Examples, users: list[int]) -> Tensor:
     """Return how many positions do not reach a stage for one that does, (2, S)."""
+    rate = reach_rates(examples, users)
+    return (1 - rate) / rate.clamp(min=LEAST_RATE)
+
+
+def reach_rates(examples: Examples, users: list[int]) -> Tensor:
+    """Return how often each stage is reached after the positions of some users, (2, S)."""
     reach = np.concatenate([examples.reach[examples.start[user] : examples.start[user + 1]] for user in users])
-    rate = reach[reach[:, 0, 0] != CENSORED].mean(0)  # (2, S)
-    return torch.from_numpy((1 - rate) / np.maximum(rate, 1e-3)).float()
+    return torch.from_numpy(reach[reach[:, 0, 0] != CENSORED].mean(0)).float()
+
+
+def byte_rates(examples: Examples, users: list[int]) -> Tensor:
+    """Return how often each feature has each byte in the rows of some users, (F, 256)."""
+    count = np.zeros((WIDTH, 256))
+    for user in users:
+        seen = examples.features[examples.start[user] : examples.start[user + 1]]  # (L, F)
+        np.add.at(count, (np.arange(WIDTH), seen), 1)
+    return torch.from_numpy(count / max(count[0].sum(), 1)).float()
 
 
 @torch.no_grad()

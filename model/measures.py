@@ -12,6 +12,9 @@ from model.contract.stages import STAGES
 SMALLEST = 1e-6  # probabilities are kept this far from 0 and 1 in the log-loss
 BINS = 15
 
+Curve = list[dict[str, float]]  # losses on training and validation users, by epoch
+Phases = dict[str, list[Curve]]  # learning curves by phase, one or several networks in each
+
 
 def told(figure: float, form: str = ".3f") -> str:
     """Write a figure; n/a where there is none, as the AUC of a stage that nobody reaches."""
@@ -30,9 +33,9 @@ def auc(scores: Array, outcomes: Array) -> float:
 
 
 def log_loss(probabilities: Array, outcomes: Array, weights: Array | None = None) -> Array:
-    """Return the mean log-loss over the first axis, optionally weighted (P,)."""
+    """Return the mean log-loss over the first axis, optionally weighted (P,); outcomes may be probabilities too."""
     p = np.clip(probabilities, SMALLEST, 1 - SMALLEST)
-    return np.asarray(np.average(-np.where(outcomes > 0, np.log(p), np.log1p(-p)), axis=0, weights=weights))
+    return np.asarray(np.average(-(outcomes * np.log(p) + (1 - outcomes) * np.log1p(-p)), axis=0, weights=weights))
 
 
 def calibration_error(probabilities: Array, outcomes: Array) -> float:

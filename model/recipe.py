@@ -1,41 +1,50 @@
-"""The recipe: networks of several seeds are trained one after another, and teach one network what they say on average.
+"""The recipe: a network that learned from outcomes and gradient boosting teach the network that is kept.
 
-The pupil costs a worker what one of them costs. It begins as the best of its teachers, and sees what they say about the
-training users in the place of what happened: censored positions have an answer too.
+What they say on average is better than either, and costs a worker two models; their pupil says nearly the same at the
+cost of one. It begins as the network, sees the features more finely, since answers without chance in them cannot be
+learned by heart, and learns what its teachers say about every row, censored ones included.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
+from model.batches import batches, segments
 from model.calibrate import sigmoid
 from model.devices import CPU, Device
-from model.examples import CENSORED, Examples
-from model.fit import Curve, Settings, Trainer, score
+from model.examples import CENSORED, Examples, at_most
+from model.fit import Settings, Trainer, score
+from model.measures import Phases
 from model.reformer import ClickModel
+from model.tabular import Tabular, boosting, bytes_and_type
 
-RECIPE = ("pretrain", "seeds", "balance")  # settings that have an option of their name
-SEED_STEP = 7919  # between the seeds of the teachers
-PRETRAIN, SEEDS = 0, 1  # what `train` and `evaluate` do unless told otherwise
+RECIPE = ("pretrain", "taught", "balance")  # settings that have an option of their name
+DEFAULTS = {"pretrain": 0, "taught": True, "balance": 0.0}  # what `train` and `evaluate` do unless told otherwise
 
-Phases = dict[str, list[Curve]]  # learning curves by phase, one or several networks in each
+NETWORK_SHARE = np.array([[0.35], [0.7]])  # of the average, in the category and anywhere; the rest is boosting's
+TREE_ROWS = 500_000  # boosting learns from about so many
+RAMPS, DROPOUT, LEARNING_RATE, BATCH_ROWS = 12, 0.05, 3e-3, 1024  # of the pupil
+LESSON_STEPS, LEAST_EPOCHS, MOST_EPOCHS = 550, 4, 60  # how long it learns
+USERS_ASKED = 512  # at once
+
 Run = Callable[[Trainer, str], None]  # train to the end; the second is a name, empty for the network that is kept
 
 
 class Trained(NamedTuple):
-    """The network that is kept, and those that taught it."""
+    """The network that is kept, and the one that taught it, if one did."""
 
     trainer: Trainer
-    teachers: list[Trainer]
+    teacher: Trainer | None = None
 
     def phases(self) -> Phases:
-        """Return the learning curves."""
-        learners = self.teachers or [self.trainer]
-        told = {"next event": [one.rehearsed for one in learners], "reach": [one.curve for one in learners]}
-        if self.teachers:
-            told["reach, taught by their average"] = [self.trainer.curve]
+        """Return the learning curves; those of a pupil are cross-entropies with what its teachers say."""
+        first = self.teacher or self.trainer
+        told = {"next event": [first.rehearsed], "reach": [first.curve]}
+        if self.teacher:
+            told["reach, as its teachers say"] = [self.trainer.curve]
         return {name: curves for name, curves in told.items() if any(curves)}
 
 
@@ -44,26 +53,43 @@ def follow(
 ) -> Trained:
     """Train as the settings say, each network by `run`, on users to learn from and users to stop by."""
     users, validation = parts
-    if settings.seeds == 1:
-        trainer = Trainer(settings, device)
-        run(trainer, "")
-        return Trained(trainer, [])
-    teachers = []
-    for number in range(settings.seeds):
-        teachers.append(Trainer(msgspec.structs.replace(settings, seed=settings.seed + SEED_STEP * number), device))
-        run(teachers[-1], f"seed-{number}")
-    best = min(teachers, key=lambda one: one.best_loss)
-    pupil = Trainer(msgspec.structs.replace(settings, pretrain=0, balance=0.0), device)
-    pupil.lessons = lessons_of([one.best_model() for one in teachers], examples, users)
-    pupil.start_from(best.best_model(), examples, validation)
+    first = Trainer(settings, device)
+    run(first, "teacher" if settings.taught else "")
+    if not settings.taught:
+        return Trained(first)
+    trees = Tabular(lambda: boosting(settings.seed, settings.trees), bytes_and_type, stops_early=True)
+    trees.fit(examples, at_most(TREE_ROWS, examples, users), validation, None)
+    pupil = Trainer(settings_of_pupil(settings, examples, users), device)
+    pupil.lessons = lessons_of(first.best_model(), trees, examples, [*users, *validation])
+    pupil.begin(examples, users)
+    pupil.start_from(first.best_model(), pupil.lessons, validation)
     run(pupil, "")
-    return Trained(pupil, teachers)
+    return Trained(pupil, first)
 
 
-def lessons_of(teachers: list[ClickModel], examples: Examples, users: list[int]) -> Examples:
-    """Return the examples with what the teachers say on average, in logits, of every row of some users."""
+def settings_of_pupil(settings: Settings, examples: Examples, users: list[int]) -> Settings:
+    """Return the settings of a pupil: long enough on a short log, and with a rate that falls to nothing."""
+    model = msgspec.structs.replace(settings.model, ramps=RAMPS, dropout=DROPOUT)
+    rows = min(BATCH_ROWS, settings.batch_rows)
+    epochs = math.ceil(LESSON_STEPS / len(batches(segments(examples, users), rows)))
+    return msgspec.structs.replace(
+        settings,
+        model=model,
+        pretrain=0,
+        balance=0.0,
+        learning_rate=LEARNING_RATE,
+        batch_rows=rows,
+        fall=min(max(epochs, LEAST_EPOCHS), MOST_EPOCHS),
+    )
+
+
+def lessons_of(network: ClickModel, trees: Tabular, examples: Examples, users: list[int]) -> Examples:
+    """Return the examples with the mean of two teachers' logits, as probabilities, in every row of some users."""
     asked = examples._replace(reach=np.zeros_like(examples.reach))  # no row is censored
-    scored = [score(model, asked, users) for model in teachers]
-    reach = np.full(examples.reach.shape, CENSORED, np.float32)  # (N, 2, S)
-    reach[scored[0].row] = sigmoid(np.mean([one.logits for one in scored], axis=0))
+    reach = np.full(examples.reach.shape, CENSORED, np.float16)  # (N, 2, S)
+    for begin in range(0, len(users), USERS_ASKED):
+        some = users[begin : begin + USERS_ASKED]
+        said = score(network, asked, some)
+        logits = NETWORK_SHARE * said.logits + (1 - NETWORK_SHARE) * trees.logits(asked, some)  # (P, 2, S)
+        reach[said.row] = sigmoid(logits)
     return examples._replace(reach=reach)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import torch
+import torch.nn.functional as F
 from reformer_pytorch import Reformer
 from torch import Tensor, nn
 
@@ -25,6 +26,9 @@ from model.networks import NETWORKS
 
 SCOPES = 2  # in the category of the row, anywhere
 NAMED = UNK_ROW + 1  # first embedding row that stands for names
+STANDARD = ("embed.wide.centre", "embed.wide.spread")  # older checkpoints took the features as they are
+LEAST_SPREAD = 0.1  # of a view of a feature: what hardly varies is not blown up
+LEAST_RATE = 1e-3  # of reach, and the most of it that is missing, where training begins
 WEIGHTS, CONFIG = "weights.pt", "config.json"
 
 
@@ -45,6 +49,7 @@ class ReformerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     category_hashes: int = 1024
     types: int = N_TYPES
     features: int = WIDTH
+    ramps: int = 0  # finer views of each feature; they overfit to outcomes, and serve a network taught by others
     dropout: float = 0.3
     anonymity: float = 1.0
     reversible: bool = False
@@ -81,10 +86,47 @@ def byte_views() -> Tensor:
     return torch.stack([(byte > 0).double(), near, torch.log1p(byte) / 5, byte / 128], -1).float()
 
 
+def knots_of(rate: Tensor, count: int) -> Tensor:
+    """Return ascending bytes (count,) for a byte that comes at these rates (256,): 0, 1, then equally likely shares.
+
+    Where fewer bytes than that occur, the last is repeated: no byte that occurs lies beyond it.
+    """
+    above = rate.double().clone()
+    above[0] = 0.0
+    shares = torch.arange(1, count - 1, device=rate.device) / (count - 2) * above.sum()
+    found = torch.searchsorted(above.cumsum(0) + 1e-9, shares.double().contiguous()).clamp(1, 255)
+    knots = torch.unique(torch.cat([found.new_tensor([0, 1]), found]))
+    return torch.cat([knots, knots[-1:].repeat(count - len(knots))]).float()
+
+
+class Standardised(nn.Linear):
+    """A linear layer over columns that it takes as centred and of unit spread."""
+
+    centre: Tensor  # (columns,)
+    spread: Tensor  # (columns,)
+
+    def __init__(self, columns: int, dim: int) -> None:
+        super().__init__(columns, dim)
+        self.register_buffer("centre", torch.zeros(columns))
+        self.register_buffer("spread", torch.ones(columns))
+
+    def standardise(self, rates: Tensor, views: Tensor) -> None:
+        """Learn how columns are distributed: the rates (F, 256) of each byte, and its views (F or 1, 256, V)."""
+        mean = (rates[..., None] * views).sum(1)  # (F, V)
+        square = (rates[..., None] * views**2).sum(1)  # (F, V)
+        self.centre.copy_(mean.flatten())
+        self.spread.copy_((square - mean**2).clamp(min=LEAST_SPREAD**2).sqrt().flatten())
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight / self.spread  # of (x - centre) / spread; constant in a graph
+        return F.linear(x, weight, self.bias - (weight * self.centre).sum(-1))
+
+
 class RowEmbedding(nn.Module):
     """Sum of the embeddings of type, item and category and of a small network over the running features."""
 
     views: Tensor
+    knots: Tensor  # (F, K + 1) bytes between which the ramps rise
 
     def __init__(self, config: ReformerConfig) -> None:
         super().__init__()
@@ -94,16 +136,40 @@ class RowEmbedding(nn.Module):
         for table, spread in ((self.types, 0.3), (self.items, 0.1), (self.categories, 0.1)):
             nn.init.normal_(table.weight, std=spread)
         self.register_buffer("views", byte_views())
-        self.wide = nn.Linear(config.features * self.views.shape[1], dim)
+        self.wide = Standardised(config.features * self.views.shape[1], dim)
         self.deep = nn.Sequential(nn.LayerNorm(dim), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(dim, dim))
+        self.fine: Standardised | None = None
+        if config.ramps:
+            self.register_buffer("knots", torch.arange(config.ramps + 1.0).repeat(config.features, 1))
+            self.fine = Standardised(config.features * config.ramps, dim)
+            nn.init.zeros_(self.fine.weight)  # adds nothing to a teacher's weights at first
+            nn.init.zeros_(self.fine.bias)
 
     def forward(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Return the embedding of each row (B, L, D), and the plain features (B, L, D) for the heads."""
-        seen = self.views[rows.features.long()].flatten(-2)  # (B, L, F * 4)
-        wide = self.wide(seen)  # (B, L, D)
+        wide = self.wide(self.views[rows.features.long()].flatten(-2))  # (B, L, D)
+        if self.fine is not None:
+            wide = wide + self.fine(self.ramps(rows.features.float()).flatten(-2))  # (B, L, D)
         names = self.items(self._shuffled(rows.item, self.items.num_embeddings))
         names = names + self.categories(self._shuffled(rows.category, self.categories.num_embeddings))
         return self.types(rows.type) + names + self.deep(wide), wide  # (B, L, D)
+
+    def ramps(self, features: Tensor) -> Tensor:
+        """Return how far each byte (..., F) has risen between each two knots, 0 to 1, (..., F, K).
+
+        Piecewise linear encoding, of Gorishniy et al. 2022, "On Embeddings for Numerical Features in Tabular Deep
+        Learning".
+        """
+        low, width = self.knots[:, :-1], (self.knots[:, 1:] - self.knots[:, :-1]).clamp(min=1.0)
+        return ((features[..., None] - low) / width).clamp(0, 1)
+
+    def standardise(self, rates: Tensor) -> None:
+        """Let bytes that come at these rates (F, 256) be centred and of unit spread, and ramps equally likely."""
+        self.wide.standardise(rates, self.views[None])
+        if self.fine is not None:
+            self.knots.copy_(torch.stack([knots_of(rate, self.knots.shape[1]) for rate in rates]))
+            every = torch.arange(256.0, device=rates.device)[:, None].expand(-1, len(rates))  # (256, F)
+            self.fine.standardise(rates, self.ramps(every).transpose(0, 1))
 
     def _shuffled(self, names: Tensor, rows: int) -> Tensor:
         """While training, give the names of each sequence other embedding rows, the same name always the same one."""
@@ -154,6 +220,12 @@ class ClickModel(nn.Module):
         hidden = self.drop(self.norm(self.reformer(x, input_mask=real)))  # (B, L, D)
         return self.heads(torch.cat([hidden, wide], -1))
 
+    def begin(self, bytes_seen: Tensor, reached: Tensor) -> None:
+        """Start from what the training rows are on average: rates (F, 256) of feature bytes and (2, S) of reach."""
+        self.embed.standardise(bytes_seen)
+        with torch.no_grad():
+            self.reach.bias.copy_(torch.logit(reached, LEAST_RATE).flatten())
+
     def heads(self, hidden: Tensor) -> Logits:
         """Hidden state and plain features (B, L, 2D) -> logits."""
         reach = self.reach(hidden).unflatten(-1, (SCOPES, len(STAGES)))  # (B, L, 2, S)
@@ -179,7 +251,7 @@ def load_weights(model: ClickModel, path: Path) -> None:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
         raise FunnelcastError(f"{path} does not hold the weights its config describes ({error}); train again") from None
-    missing = [name for name in missing if ".irrev_blocks." not in name]
+    missing = [name for name in missing if ".irrev_blocks." not in name and name not in STANDARD]
     if missing or unexpected:
         found = f"lacks {missing[:3]}" if missing else f"holds unknown tensors {unexpected[:3]}"
         raise FunnelcastError(f"{path} {found}: it belongs to another version of the network; train again")

@@ -25,13 +25,13 @@ from model.contract.vocabulary import Vocabulary
 from model.datasets import add_log_arguments
 from model.devices import CPU, Device, add_device_arguments, joined
 from model.evaluation.plots import learning
-from model.examples import CENSORED, Examples
+from model.examples import CENSORED, Examples, at_most
 from model.fit import Scored, Settings, Trainer, score
 from model.measures import measure, told
 from model.networks import NETWORKS
 from model.options import at_least, hours, moment
 from model.prepared.source import examples_from
-from model.recipe import PRETRAIN, RECIPE, SEEDS, Trained, follow
+from model.recipe import DEFAULTS, RECIPE, Trained, follow
 from model.reformer import TIERS, WEIGHTS, ClickModel
 from model.tuning.tuned import read_tuned, tuned_settings
 
@@ -64,8 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=60,
         help="at most so many; training stops earlier by itself (default: 60)",
     )
-    add("--pretrain", type=at_least(0), metavar="N", help=f"epochs of next event alone, first (default: {PRETRAIN})")
-    add("--seeds", type=at_least(1), metavar="K", help=f"networks that teach the one that is kept (default: {SEEDS})")
+    add("--pretrain", type=at_least(0), metavar="N", help="epochs of next event alone, first (default: 0)")
+    taught = "another network and boosting learn from what happened, and teach the one that is kept (default: yes)"
+    add("--taught", action=argparse.BooleanOptionalAction, help=taught)
     balance = "reached stages weigh their odds to this power: 0 as they are, 1 as much as the others (default: 0)"
     add("--balance", type=float, metavar="X", help=balance)
     add("--seed", type=at_least(0), help="the same log and seed give the same weights (default: 0, or that of --from)")
@@ -130,7 +131,9 @@ def finish(task: Task, trained: Trained, arguments: argparse.Namespace, start: S
     metrics |= {"best_epoch": trainer.best_epoch, "curve": trainer.curve, "phases": phases}
     checkpoint = Checkpoint(
         name=arguments.name or folder.absolute().name,
-        model=task.settings.model,
+        model=msgspec.structs.replace(
+            model.config, dropout=task.settings.model.dropout
+        ),  # for who learns from outcomes
         contract=task.contract,
         calibration=calibration,
         training=describe(task, trainer, start),
@@ -175,7 +178,7 @@ def what_to_train(arguments: argparse.Namespace, start: Start | None) -> tuple[S
         config = msgspec.structs.replace(config, seed=seed, network=arguments.model or "reformer")
         horizon_ms = round((arguments.horizon_hours or 24) * HOUR_MS)
         recipe = {name: getattr(arguments, name) for name in RECIPE if getattr(arguments, name) is not None}
-        fresh = Settings(config, seed, since_ms=since_ms, **({"pretrain": PRETRAIN, "seeds": SEEDS} | recipe))
+        fresh = Settings(config, seed, since_ms=since_ms, **(DEFAULTS | recipe))
         settings = tuned_settings(read_tuned(arguments.tuned), fresh)
         return settings, load_funnel(arguments.funnel), horizon_ms
     checkpoint = start.checkpoint
@@ -282,12 +285,6 @@ def base_rates(examples: Examples, users: list[int]) -> Array:
     for reach in known_outcomes(examples, users):
         hits, known = hits + reach.sum(0, dtype=np.float64), known + len(reach)
     return np.asarray(hits / known)
-
-
-def at_most(rows: int, examples: Examples, users: list[int]) -> list[int]:
-    """Return every n-th of some users, so that they have about so many rows; all of them where they have fewer."""
-    total = sum(map(examples.rows_of, users))
-    return users[:: -(-total // rows)] if total else users
 
 
 def judge(model: ClickModel, task: Task) -> tuple[Calibration, dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from model.baselines import CONTENDERS, Trees
+from model.baselines import CONTENDERS
 from model.checkpoint import write_whole
 from model.contract.bundle import SCOPES
 from model.contract.rows import HOUR_MS
@@ -36,7 +36,7 @@ from model.fit import Settings
 from model.measures import told
 from model.options import at_least, hours
 from model.prepared.source import examples_from
-from model.recipe import PRETRAIN, RECIPE, SEEDS
+from model.recipe import DEFAULTS, RECIPE
 from model.reformer import TIERS
 from model.tuning.tuned import read_tuned, tuned_settings
 
@@ -77,9 +77,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--epochs", type=at_least(1), default=60, help="at most so many (default: 60)")
     add("--resamples", type=at_least(20), default=200, metavar="N", help="bootstrap replicates (default: 200)")
-    add("--pretrain", type=at_least(0), default=PRETRAIN, metavar="N", help=f"as of training (default: {PRETRAIN})")
-    add("--seeds", type=at_least(1), default=SEEDS, metavar="K", help=f"as of training (default: {SEEDS})")
-    add("--balance", type=float, default=0.0, metavar="X", help="as of training (default: 0)")
+    add("--pretrain", type=at_least(0), default=DEFAULTS["pretrain"], metavar="N", help="as of training (default: 0)")
+    taught = "of the Reformer, as of training (default: yes)"
+    add("--taught", action=argparse.BooleanOptionalAction, default=DEFAULTS["taught"], help=taught)
+    add("--balance", type=float, default=DEFAULTS["balance"], metavar="X", help="as of training (default: 0)")
     add("--seed", type=at_least(0), default=0, help="of folds, fits and replicates (default: 0)")
     add("--funnel", type=Path, help="which events reach which stage (default: the funnel that ships)")
     add("--horizon-hours", type=hours, default=24, help="reached if within so many hours (default: 24)")
@@ -111,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     for split in splits:
         check(split)
     prepare(folder, examples, settings)
-    plan = Plan(arguments.models, fits, arguments.epochs, arguments.progress, tuned.boosting or Trees())
+    plan = Plan(arguments.models, fits, arguments.epochs, arguments.progress)
     run_all(folder, splits, plan)
     views = [view(folder, name, part, plan) for name, part in _views(splits)]
     metrics: dict[str, Any] = {"data": data, "settings": settings | {"models": plan.models}}

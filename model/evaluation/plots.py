@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from model.contract.rows import Array
 from model.contract.stages import STAGES
 from model.evaluation.figures import Answers, Positions, rank
-from model.recipe import Phases
+from model.measures import Phases
 
 SHOWN = STAGES[1:]  # interest to loyalty
 BINS = 10

@@ -13,8 +13,7 @@ from model.contract.stages import STAGES
 from model.evaluation import plots
 from model.evaluation.figures import ROWS, Answers, Positions
 from model.explain.pictures import features_picture
-from model.measures import told
-from model.recipe import Phases
+from model.measures import Phases, told
 
 Views = Mapping[str, tuple[Positions, Mapping[str, Answers]]]
 

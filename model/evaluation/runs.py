@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from tqdm import tqdm
 
-from model.baselines import Contender, Trees, contender, known_rows
+from model.baselines import Contender, contender
 from model.calibrate import fit_calibration, sigmoid
 from model.checkpoint import write_whole
 from model.contract.bundle import Calibration
@@ -27,6 +27,7 @@ from model.examples import Examples
 from model.explain.population import Sample, importance_of_features
 from model.explain.population import Settings as Looking
 from model.fit import Settings
+from model.tabular import known_rows
 
 IDENTITY = "run.json"
 LOOKED_AT, LOOKED_USERS, LOOKED_RESAMPLES = "fold0", 50, 50  # where, on how many, and bootstrap replicates
@@ -39,7 +40,6 @@ class Plan(NamedTuple):
     settings: Settings  # of the networks, and the seed of all
     epochs: int
     progress: bool | None
-    trees: Trees = Trees()  # of boosting
 
 
 class Done(NamedTuple):
@@ -84,7 +84,7 @@ def run_all(folder: Path, splits: Sequence[Split], plan: Plan) -> None:
 
 def run_one(split: Split, name: str, plan: Plan) -> Done:
     """Fit and calibrate a contender on the past, then ask it about the test; look into the first one's first fit."""
-    started, model = time.process_time(), contender(name, plan.settings, plan.epochs, plan.trees)
+    started, model = time.process_time(), contender(name, plan.settings, plan.epochs)
     model.fit(split.past, split.train, split.validation, plan.progress)
     held = known_rows(split.past, split.validation)
     calibration = fit_calibration(

@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 from tqdm import tqdm
 
-from model.baselines import known_rows
 from model.checkpoint import Checkpoint, read_checkpoint, write_whole
 from model.contract.vocabulary import Vocabulary
 from model.datasets import LogOptions, add_log_arguments, log_from_args, read_columns, read_log
@@ -25,6 +24,7 @@ from model.examples import Examples, examples_of, read_examples
 from model.fit import Settings
 from model.options import at_least
 from model.reformer import WEIGHTS, ClickModel
+from model.tabular import known_rows
 from model.transfer.experiment import Budget, Setting, budgets_of, contenders_of, run_one
 from model.transfer.figures import picture, replicated, summary, table
 from model.transfer.remap import Hashes, remap

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from model.baselines import Contender, contender, known_rows
+from model.baselines import Contender, contender
 from model.calibrate import sigmoid
 from model.contract.errors import FunnelcastError
 from model.contract.rows import Array
@@ -21,6 +21,7 @@ from model.examples import Examples
 from model.fit import Settings, Trainer, score
 from model.measures import log_loss
 from model.reformer import ClickModel
+from model.tabular import known_rows
 from model.transfer.strategies import STRATEGIES, FineTuner, full, has_answers, joined, source_weights
 
 TEST_SHARE, VALIDATION_SHARE = 0.3, 0.25
@@ -104,7 +105,9 @@ def fit_one(setting: Setting, budget: Budget, name: str) -> tuple[Array, dict[st
     """Return the test users' logits (P, 2, S), and curve and validation loss."""
     if name in (SCRATCH, BOOSTING):
         known = setting.settings.model.network if name == SCRATCH else BOOSTING
-        rival = contender(known, paced(setting.settings, setting.target, budget.train), setting.epochs)
+        fresh = msgspec.structs.replace(setting.settings.model, ramps=0)  # finer views are for the taught
+        fresh_settings = msgspec.structs.replace(setting.settings, model=fresh)
+        rival = contender(known, paced(fresh_settings, setting.target, budget.train), setting.epochs)
         rival.fit(setting.target, budget.train, budget.validation, setting.progress)
         facts = {"curve": [], "validation": _loss(rival, setting.target, budget.validation)}
         return rival.logits(setting.target, setting.test), facts

@@ -12,12 +12,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from model.baselines import counts
 from model.contract.rows import Array
 from model.examples import CENSORED, Examples
 from model.fit import Settings, Trainer
 from model.measures import auc
 from model.reformer import ClickModel
+from model.tabular import counts
 
 DECAY = 0.4  # of the learning rate from each part to the one below, with discriminative learning rates
 MOST_WEIGHT = 10.0  # of a source user whom the domain classifier takes for one of the target

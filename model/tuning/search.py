@@ -13,13 +13,14 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from model.baselines import Contender, Tabular, Trees, boosting, bytes_and_type, known_rows, weight_of
+from model.baselines import Contender
 from model.calibrate import sigmoid
 from model.contract.rows import Array
 from model.evaluation.splits import Split
 from model.examples import Examples
 from model.fit import Settings, Trainer, score
 from model.measures import log_loss
+from model.tabular import Tabular, Trees, boosting, bytes_and_type, known_rows, weight_of
 from model.tuning.tuned import with_values
 
 NETWORK, BOOSTING, DEFAULT = "network", "boosting", "default"

@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from model.baselines import Trees
 from model.contract.errors import FunnelcastError
 from model.fit import Settings
+from model.tabular import Trees
 
 BEST = "best.json"
 OF_MODEL = ("dropout", "anonymity")  # fields of the network's config; the others are of its settings
@@ -33,8 +33,8 @@ def read_tuned(folder: Path | None) -> Tuned:
 
 
 def tuned_settings(tuned: Tuned, settings: Settings) -> Settings:
-    """Put what was found into the settings of a network."""
-    return with_values(settings, tuned.network or {})
+    """Put what was found into the settings of training."""
+    return with_values(settings, (tuned.network or {}) | ({"trees": tuned.boosting} if tuned.boosting else {}))
 
 
 def with_values(settings: Settings, values: dict[str, Any]) -> Settings:

@@ -5,13 +5,14 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from model.baselines import CONTENDERS, BaseRate, contender, known_rows, logit
+from model.baselines import CONTENDERS, BaseRate, contender
 from model.contract.events import TYPE_CODE
 from model.contract.features import WIDTH
 from model.examples import CENSORED, Examples
 from model.fit import Settings
 from model.measures import auc
 from model.reformer import ReformerConfig
+from model.tabular import known_rows, logit
 
 torch.set_num_threads(1)  # small tensors: threads would only wait for each other
 threadpool_limits(1)

@@ -37,7 +37,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(log: Path, out: Path, *options: str) -> list[str]:
-    return [str(log), "--format", "taobao", "--no-progress", "--out", str(out), *options]
+    taught = [] if "--taught" in options else ["--no-taught"]
+    return [str(log), "--format", "taobao", "--no-progress", "--out", str(out), *taught, *options]
 
 
 def run(log: Path, out: Path, *options: str) -> list[dict[str, float]]:
@@ -82,6 +83,12 @@ def test_two_processes_train_one_model_write_it_once_and_resume_exactly(tmp_path
         assert (tmp_path / "a" / "run" / file).read_bytes() == (tmp_path / "b" / "run" / file).read_bytes()
     with pytest.raises(FunnelcastError, match="other settings or another log"):
         run(log, tmp_path / "b" / "run", "--device", "cpu", "--resume")
+
+
+def test_two_processes_teach_one_model(tmp_path: Path, log: Path) -> None:
+    digests, said = run_two(log, tmp_path / "run", "--epochs", "1", "--taught")
+    assert digests[0] == digests[1]
+    assert said.count("teacher  epoch   1") == said.count("checkpoint ") == 1
 
 
 def test_every_process_has_as_many_batches_and_none_is_left_out() -> None:

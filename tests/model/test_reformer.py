@@ -5,10 +5,12 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+import torch.nn.functional as F
 
 from model.contract.errors import FunnelcastError
 from model.reformer import (
     CONFIG,
+    LEAST_SPREAD,
     TIERS,
     WEIGHTS,
     ClickModel,
@@ -75,6 +77,32 @@ def test_no_score_depends_on_padding_or_batch_mates() -> None:
     for user, length in enumerate(rows.lengths.tolist()):
         alone = model(cut(rows, slice(user, user + 1), length))
         torch.testing.assert_close(alone.reach[0], together.reach[user, :length], atol=2e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_features_are_taken_as_centred_and_of_unit_spread_once_their_bytes_are_known() -> None:
+    model, rows = lively(), random_rows(1, 500)
+    rows.features[..., 7] = 9  # never varies, and must not be blown up
+    rates = torch.stack([torch.bincount(column, minlength=256) / 500 for column in rows.features[0].long().T])
+    model.begin(rates, torch.full((2, 6), 0.25))
+    seen = model.embed.views[rows.features[0].long()].flatten(1)  # (L, F * 4)
+    standard = (seen - seen.mean(0)) / seen.std(0, correction=0).clamp(min=LEAST_SPREAD)
+    wide = model.embed.wide
+    torch.testing.assert_close(model.embed(rows)[1][0], F.linear(standard, wide.weight, wide.bias), atol=1e-4, rtol=0)
+    torch.testing.assert_close(model.reach.bias.sigmoid(), torch.full((12,), 0.25))
+
+
+def test_ramps_rise_one_after_the_other_over_bytes_that_come_equally_often() -> None:
+    embed = ClickModel(msgspec.structs.replace(TINY, ramps=5)).embed
+    rates = torch.zeros(TINY.features, 256)
+    rates[:, 0], rates[:, 10:90] = 0.2, 0.01
+    rates[1:], rates[1:, 4] = 0.0, 1.0  # a single byte
+    embed.standardise(rates)
+    assert embed.knots[0].tolist() == [0, 1, 29, 49, 69, 89]
+    assert embed.knots[1].tolist() == [0, 1, 4, 4, 4, 4]
+    seen = embed.ramps(torch.tensor([0.0, 1.0, 15.0, 49.0, 59.0, 89.0, 255.0])[:, None].expand(-1, TINY.features))
+    assert seen[:, 0].sum(-1).tolist() == [0, 1, 1.5, 3, 3.5, 5, 5]
+    assert seen[:, 1].sum(-1).tolist()[:2] == [0, 1]
 
 
 @pytest.mark.parametrize("tier", sorted(TIERS))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 from model import train
 from model.batches import batches, collate, segments
@@ -16,9 +17,11 @@ from model.contract.errors import FunnelcastError
 from model.contract.stages import STAGES
 from model.examples import Examples
 from model.fit import losses_of, odds_of
-from model.reformer import WEIGHTS, Logits
+from model.recipe import RAMPS
+from model.reformer import WEIGHTS, Logits, ReformerConfig
 
 torch.set_num_threads(1)  # small tensors: threads would only wait for each other
+threadpool_limits(1)
 
 DAY = 86_400
 START = 1_511_600_000  # within the days of the public log whose format is used
@@ -46,11 +49,14 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_log(tmp_path_factory.mktemp("log") / "log.csv")
 
 
+TAUGHT = ("--taught", "--pretrain", "1")
+
+
 def run(log: Path, out: Path, *options: str) -> dict[str, torch.Tensor]:
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)
     words = [str(log), "--format", "taobao", "--out", str(out), "--no-progress"]
-    words += [*([] if "--from" in options else ["--seeds", "1", "--pretrain", "0"]), *options]
+    words += [*([] if "--from" in options else ["--no-taught"]), *options]
     assert train.run(parser.parse_args(words)) == 0
     weights: dict[str, torch.Tensor] = torch.load(out / WEIGHTS, weights_only=True)
     return weights
@@ -76,28 +82,44 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: P
     assert curves[0] == curves[1]
 
 
-RECIPE = ("--seeds", "2", "--pretrain", "1")
-
-
-def test_one_network_is_kept_of_those_that_taught_it_and_the_seed_decides_all(tmp_path: Path, log: Path) -> None:
-    kept = run(log, tmp_path / "a", "--epochs", "2", *RECIPE)
-    assert same(kept, run(log, tmp_path / "b", "--epochs", "2", *RECIPE))
+def test_the_network_that_is_kept_was_taught_and_the_seed_decides_all(tmp_path: Path, log: Path) -> None:
+    kept = run(log, tmp_path / "a", "--epochs", "2", *TAUGHT)
+    assert same(kept, run(log, tmp_path / "b", "--epochs", "2", *TAUGHT))
     assert not same(kept, run(log, tmp_path / "c", "--epochs", "2", "--pretrain", "1"))
-    told = json.loads((tmp_path / "a" / "metrics.json").read_text())
-    assert [len(curves) for curves in told["phases"].values()] == [2, 2, 1]
-    assert [len(curve) for curve in told["phases"]["next event"]] == [1, 1]
-    assert told["phases"]["next event"][0] != told["phases"]["next event"][1]
+    phases = json.loads((tmp_path / "a" / "metrics.json").read_text())["phases"]
+    assert {name: [len(curve) for curve in curves] for name, curves in phases.items()} == {
+        "next event": [1],
+        "reach": [2],
+        "reach, as its teachers say": [2],
+    }
     assert (tmp_path / "a" / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert read_checkpoint(tmp_path / "a")[1].training["settings"]["seeds"] == 2
+    assert read_checkpoint(tmp_path / "a")[1].training["settings"]["taught"] is True
 
 
-def test_teachers_and_pupil_are_resumed_as_if_nothing_had_happened(tmp_path: Path, log: Path) -> None:
-    whole = run(log, tmp_path / "whole", "--epochs", "3", *RECIPE)
-    run(log, tmp_path / "parts", "--epochs", "1", *RECIPE)  # teachers of one epoch, and a pupil of theirs
-    assert same(whole, run(log, tmp_path / "parts", "--epochs", "3", "--resume", *RECIPE))
+def test_teacher_and_pupil_are_resumed_as_if_nothing_had_happened(tmp_path: Path, log: Path) -> None:
+    whole = run(log, tmp_path / "whole", "--epochs", "3", *TAUGHT)
+    run(log, tmp_path / "parts", "--epochs", "1", *TAUGHT)  # a teacher of one epoch, and a pupil of it
+    assert same(whole, run(log, tmp_path / "parts", "--epochs", "3", "--resume", *TAUGHT))
     (tmp_path / "parts" / "state.pt").unlink()  # as if stopped before the pupil
-    (tmp_path / "parts" / "state-seed-1.pt").unlink()  # or in the midst of the teachers
-    assert same(whole, run(log, tmp_path / "parts", "--epochs", "3", "--resume", *RECIPE))
+    assert same(whole, run(log, tmp_path / "parts", "--epochs", "3", "--resume", *TAUGHT))
+
+
+def test_who_goes_on_from_a_taught_network_keeps_its_ramps_but_not_its_little_dropout(
+    tmp_path: Path, log: Path
+) -> None:
+    run(log, tmp_path / "a", "--epochs", "1", *TAUGHT)
+    assert read_checkpoint(tmp_path / "a")[0].config.dropout == ReformerConfig().dropout
+    run(log, tmp_path / "b", "--from", str(tmp_path / "a"), "--epochs", "1")
+    assert read_checkpoint(tmp_path / "b")[1].model.ramps == RAMPS
+
+
+def test_a_log_of_20_users_and_one_stage_that_nobody_reaches_can_be_taught(tmp_path: Path) -> None:
+    path = write_log(tmp_path / "log.csv", users=20)
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if ",buy," not in line) + "\n")
+    run(path, tmp_path / "run", "--epochs", "2", "--taught")
+    figures = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["all"]["category"]
+    assert figures["purchase"]["rate"] == 0
+    assert all(np.isfinite(figures[stage]["log_loss"]) for stage in STAGES)
 
 
 def test_pre_training_teaches_the_next_event(tmp_path: Path, log: Path) -> None:

@@ -17,7 +17,7 @@ from model.contract.stages import load_funnel
 from model.contract.vocabulary import Vocabulary
 from model.datasets import LogError, LogOptions, read_log
 from model.evaluation import command as evaluation
-from model.examples import Examples, read_examples
+from model.examples import Examples, at_most, read_examples
 from model.prepared import command, folder, spill
 from model.prepared.folder import Purpose, read_prepared
 from tests.support.clicks import EXCERPT
@@ -159,7 +159,7 @@ def test_users_set_aside_are_thinned_only_where_they_have_too_many_rows(tmp_path
     examples, _ = read_examples(source, PURPOSE.funnel, PURPOSE.horizon_ms, PURPOSE.vocabulary, False)
     users = list(range(0, 60, 2))
     rows = sum(map(examples.rows_of, users))
-    assert train.at_most(rows, examples, users) == users
-    some = train.at_most(rows // 5, examples, users)
+    assert at_most(rows, examples, users) == users
+    some = at_most(rows // 5, examples, users)
     assert set(some) < set(users)
     assert 0.5 * rows / 5 < sum(map(examples.rows_of, some)) < 1.5 * rows / 5

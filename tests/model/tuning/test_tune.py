@@ -94,7 +94,7 @@ def test_the_value_of_a_trial_is_one_for_the_base_rate(tmp_path: Path, log: Path
     words = [str(log), "--out", str(tmp_path / "run"), "--minutes", "1", "--no-progress"]
     task = command.read_task(parser.parse_args(words))
     one = task.splits[0]._replace(test=task.splits[0].train)
-    from model.baselines import known_rows, logit
+    from model.tabular import known_rows, logit
     from model.tuning.search import rates_of
 
     rates = logit(rates_of(one.past, one.train))
