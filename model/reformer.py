@@ -147,12 +147,19 @@ class RowEmbedding(nn.Module):
 
     def forward(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Return the embedding of each row (B, L, D), and the plain features (B, L, D) for the heads."""
-        wide = self.wide(self.views[rows.features.long()].flatten(-2))  # (B, L, D)
+        features = rows.features.long()
+        wide = self.wide(self.views[features].flatten(-2))  # (B, L, D)
         if self.fine is not None:
-            wide = wide + self.fine(self.ramps(rows.features.float()).flatten(-2))  # (B, L, D)
+            place = features + 256 * torch.arange(features.shape[-1], device=features.device)
+            wide = wide + self.fine(self._ramps_of_bytes().flatten(0, 1)[place].flatten(-2))  # (B, L, D)
         names = self.items(self._shuffled(rows.item, self.items.num_embeddings))
         names = names + self.categories(self._shuffled(rows.category, self.categories.num_embeddings))
         return self.types(rows.type) + names + self.deep(wide), wide  # (B, L, D)
+
+    def _ramps_of_bytes(self) -> Tensor:
+        """Look each byte's ramps up in a graph, where this is constant, in the place of calculating them."""
+        every = torch.arange(256.0, device=self.knots.device)[:, None].expand(-1, self.knots.shape[0])  # (256, F)
+        return self.ramps(every).transpose(0, 1)  # (F, 256, K)
 
     def ramps(self, features: Tensor) -> Tensor:
         """Return how far each byte (..., F) has risen between each two knots, 0 to 1, (..., F, K).
@@ -168,8 +175,7 @@ class RowEmbedding(nn.Module):
         self.wide.standardise(rates, self.views[None])
         if self.fine is not None:
             self.knots.copy_(torch.stack([knots_of(rate, self.knots.shape[1]) for rate in rates]))
-            every = torch.arange(256.0, device=rates.device)[:, None].expand(-1, len(rates))  # (256, F)
-            self.fine.standardise(rates, self.ramps(every).transpose(0, 1))
+            self.fine.standardise(rates, self._ramps_of_bytes())
 
     def _shuffled(self, names: Tensor, rows: int) -> Tensor:
         """While training, give the names of each sequence other embedding rows, the same name always the same one."""
