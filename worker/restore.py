@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, cast
@@ -126,7 +127,7 @@ class Restoring(Recovery):
         if not tables:
             return
         starts = {tp: self._start(tables[tp], tp) for tp in tables}
-        consumer = self.connect()
+        consumer, rows = self.connect(), 0
         await consumer.start()
         try:
             await settle(consumer._client, self.group, [TP(self.source, tp.partition) for tp in tables])
@@ -134,10 +135,14 @@ class Restoring(Recovery):
             self.active_highwaters, self.active_offsets = Counter(ends), Counter(starts)  # what the metric shows
 
             def apply(tp: TP, records: list[Any], position: int) -> None:
+                nonlocal rows
+                rows += len(records)
                 tables[tp].restore(tp.partition, records, position - 1)
                 self.active_offsets[tp] = position
 
+            started = time.monotonic()
             await read_log(consumer, starts, ends, apply)
+            log.info("%d rows read from the changelog in %.3f s", rows, time.monotonic() - started)
         finally:
             await consumer.stop()
 
