@@ -141,7 +141,7 @@ class UserStates:
         self._slot[users[given]], self._ticket[users[given]] = taken, tickets
         kept = slot != NOT_KEPT
         begin = np.where(hit, since, wanted.begin)
-        steps = cheaper_by_steps(np.where(kept, wanted.end - begin, 0), wanted.end - wanted.begin) & kept
+        steps = kept & cheaper_by_steps(np.where(kept, wanted.end - begin, 0), begin - wanted.begin)
         begin = np.where(steps, begin, wanted.begin)
         at_once = steps & (hot.pending[slot] == 0)
         hot.rows[slot[kept]] = wanted.end[kept]
@@ -177,13 +177,16 @@ class UserStates:
         return Piece(sequences.gather(part), rows, places, steps, at_once, done)
 
 
-def cheaper_by_steps(new: Array, rows: Array) -> npt.NDArray[np.bool_]:
-    """Tell which users (U,) to feed row by row: all but those whose chains of new rows cost more than all `rows`."""
-    steps = np.ones(len(new), bool)
-    longest = np.flatnonzero(new > FEW_ROWS)
+def cheaper_by_steps(new: Array, held: Array) -> npt.NDArray[np.bool_]:
+    """Tell which users (U,) to feed row by row; of `held` rows the state is there, `new` ones follow.
+
+    All with few new rows, and those with a state whose chains of new rows cost less than all their rows again.
+    """
+    steps = (new <= FEW_ROWS) | (held > 0)
+    longest = np.flatnonzero(steps & (new > FEW_ROWS))
     if len(longest):
         longest = longest[np.argsort(-new[longest], kind="stable")]
-        rebuilt = np.cumsum(np.r_[0, rows[longest] + ROWS_PER_REBUILD])  # of the 0, 1, ... longest chains
+        rebuilt = np.cumsum(np.r_[0, held[longest] + ROWS_PER_REBUILD])  # more, of the 0, 1, ... longest
         chain = np.r_[new[longest], FEW_ROWS] * ROWS_PER_STEP  # that is left
         steps[longest[: np.argmin(rebuilt + chain)]] = False
     return steps

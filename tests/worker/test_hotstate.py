@@ -10,6 +10,7 @@ import pytest
 
 from model.contract.events import ClickEvent
 from model.contract.pool import Pool
+from model.contract.rows import LMAX
 from tests.support.fake_network import STATE, StepGraph, WholeGraph, fake_bundle
 from tests.support.hot_runs import HotRun, distances
 from worker.hotscorer import HotScorer
@@ -137,14 +138,30 @@ def test_a_new_user_with_few_rows_is_fed_row_by_row_and_one_with_many_rebuilt() 
 
 
 def test_the_longest_chains_are_rebuilt_where_that_costs_less_than_their_steps() -> None:
-    def rebuilt(new: list[int], rows: list[int]) -> list[int]:
-        return np.flatnonzero(~cheaper_by_steps(np.array(new), np.array(rows))).tolist()
+    def rebuilt(new: list[int], held: list[int]) -> list[int]:
+        return np.flatnonzero(~cheaper_by_steps(np.array(new), np.array(held))).tolist()
 
     assert rebuilt([1, FEW_ROWS], [1000, 1000]) == []
     assert rebuilt([60, 1], [100, 1000]) == [0]
     assert rebuilt([20, 60, 1], [1000, 100, 50]) == [1]  # the other one's steps cost less than all its rows
     assert rebuilt([60, 60], [100, 4000]) == []  # the other one's chain is as long and has to be fed anyway
+    assert rebuilt([60] * 40, [0] * 40) == [*range(40)]  # nothing is held: a window that begins later than the user
     assert rebuilt([], []) == []
+
+
+def test_users_who_are_rebased_in_one_block_are_rebuilt() -> None:
+    async def story() -> None:
+        bench = Bench(slots=12, partitions=1)
+        users = [f"user {number}" for number in range(12)]
+        bench.fold(0, [event for user in users for event in clicks(user, range(2 * LMAX))])
+        await bench.breathe(400)
+        bench.fold(0, [click(user, 2 * LMAX) for user in users])
+        await bench.breathe(100)
+        bench.fold(0, [click(user, 2 * LMAX + 1) for user in users])
+        await bench.verify()
+        assert (bench.value("hits_total"), bench.value("misses_total")) == (12, 24)
+
+    asyncio.run(story())
 
 
 def test_a_late_insert_rebuilds_its_user() -> None:
