@@ -129,11 +129,10 @@ def finish(task: Task, trained: Trained, arguments: argparse.Namespace, start: S
         told, rates = score(start.model, task.examples, task.parts["test"]), np.array(task.contract.base_rates)
         metrics["start"] = figures_of(told, start.checkpoint.calibration, rates)
     metrics |= {"best_epoch": trainer.best_epoch, "curve": trainer.curve, "phases": phases}
+    config = msgspec.structs.replace(model.config, dropout=task.settings.model.dropout)  # to go on from: no pupil's
     checkpoint = Checkpoint(
         name=arguments.name or folder.absolute().name,
-        model=msgspec.structs.replace(
-            model.config, dropout=task.settings.model.dropout
-        ),  # for who learns from outcomes
+        model=config,
         contract=task.contract,
         calibration=calibration,
         training=describe(task, trainer, start),
