@@ -23,12 +23,12 @@ from tqdm import tqdm
 from model.batches import NOTHING_NEXT, Batch, batches, collate, segments
 from model.calibrate import sigmoid
 from model.contract.errors import FunnelcastError
-from model.contract.features import WIDTH
 from model.contract.rows import Array
 from model.devices import CPU, Device
 from model.examples import CENSORED, Examples, at_most
 from model.measures import Curve, log_loss
-from model.reformer import LEAST_RATE, ClickModel, Logits, ReformerConfig, weights
+from model.rates import base_rates, byte_rates, odds_of
+from model.reformer import ClickModel, Logits, ReformerConfig, weights
 from model.segments import Segment
 from model.tabular import Trees
 
@@ -122,9 +122,9 @@ class Trainer:
     def begin(self, examples: Examples, users: list[int]) -> None:
         """Let the weights begin where the training users are on average."""
         some = at_most(AVERAGED_ROWS, examples, users)
-        seen, reached = byte_rates(examples, some), reach_rates(examples, some)
+        rates = byte_rates(examples, some), base_rates(examples, some)
         for mine in (self.model, self.average):
-            mine.begin(seen.to(self.device.at), reached.to(self.device.at))
+            mine.begin(*(torch.from_numpy(rate).float().to(self.device.at) for rate in rates))
 
     @property
     def rehearsing(self) -> bool:
@@ -145,7 +145,8 @@ class Trainer:
         grouped = batches(segments(examples, train), self.settings.batch_rows, np.random.default_rng(seed))
         grouped = self.device.share(grouped)
         if self.settings.balance:
-            self.odds = (odds_of(examples, train) ** self.settings.balance).to(self.device.at)
+            odds = odds_of(examples, train) ** self.settings.balance
+            self.odds = torch.from_numpy(odds).float().to(self.device.at)
         hide = None if progress is None else not progress
         losses = []
         with tqdm(grouped, desc=self.doing(), unit="batch", leave=False, disable=hide) as bar:
@@ -257,27 +258,6 @@ def losses_of(logits: Logits, batch: Batch, odds: Tensor | None = None) -> tuple
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
     return (values * weight).sum() / weight.sum().clamp(min=1e-9)
-
-
-def odds_of(examples: Examples, users: list[int]) -> Tensor:
-    """Return how many positions do not reach a stage for one that does, (2, S)."""
-    rate = reach_rates(examples, users)
-    return (1 - rate) / rate.clamp(min=LEAST_RATE)
-
-
-def reach_rates(examples: Examples, users: list[int]) -> Tensor:
-    """Return how often each stage is reached after the positions of some users, (2, S)."""
-    reach = np.concatenate([examples.reach[examples.start[user] : examples.start[user + 1]] for user in users])
-    return torch.from_numpy(reach[reach[:, 0, 0] != CENSORED].mean(0)).float()
-
-
-def byte_rates(examples: Examples, users: list[int]) -> Tensor:
-    """Return how often each feature has each byte in the rows of some users, (F, 256)."""
-    count = np.zeros((WIDTH, 256))
-    for user in users:
-        seen = examples.features[examples.start[user] : examples.start[user + 1]]  # (L, F)
-        np.add.at(count, (np.arange(WIDTH), seen), 1)
-    return torch.from_numpy(count / max(count[0].sum(), 1)).float()
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from model.evaluation.figures import draw_users, interval
 from model.explain.population import Sample, figures_by_replicate, sample_of_users
 from model.histories import replay
 from model.labels import reach_labels
-from model.train import split
+from model.parts import split
 
 REPLICATES = 300
 

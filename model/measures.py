@@ -3,6 +3,8 @@
 In: logits or probabilities (P, 2, S) and outcomes (P, 2, S) of the positions that are not censored. Out: plain numbers.
 """
 
+from typing import Any
+
 import numpy as np
 
 from model.contract.bundle import SCOPES
@@ -62,3 +64,14 @@ def measure(probabilities: Array, outcomes: Array, base_rates: Array) -> dict[st
         }
         for a, scope in enumerate(SCOPES)
     }
+
+
+def table(figures: dict[str, Any], users: int) -> str:
+    """Lay out AUC and log-loss by stage and scope."""
+    lines = [f"{users} users never seen in training", f"{'':15}" + "".join(f"{scope:>32}" for scope in SCOPES)]
+    lines.append(f"{'stage':15}" + f"{'AUC':>10}{'log-loss':>11}{'base rate':>11}" * len(SCOPES))
+    for stage in STAGES:
+        cells = (figures[scope][stage] for scope in SCOPES)
+        row = "".join(f"{told(cell['auc']):>10}{cell['log_loss']:11.4f}{cell['base_log_loss']:11.4f}" for cell in cells)
+        lines.append(f"{stage:15}{row}")
+    return "\n".join(lines)

@@ -96,9 +96,6 @@ class Trees(msgspec.Struct, frozen=True):
     max_features: float = 0.481
 
 
-DEFAULT_TREES = Trees()
-
-
 def boosting(seed: int, trees: Trees) -> Any:
     return HistGradientBoostingClassifier(
         **msgspec.structs.asdict(trees), max_iter=400, early_stopping=True, n_iter_no_change=20, random_state=seed

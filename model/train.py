@@ -7,7 +7,6 @@ and test (the report). The run directory holds weights.pt, config.json, metrics.
 import argparse
 import hashlib
 import platform
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,28 +16,28 @@ import torch
 
 from model.calibrate import fit_calibration
 from model.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, write_whole
-from model.contract.bundle import SCOPES, Calibration, Contract
+from model.contract.bundle import Calibration, Contract
 from model.contract.errors import FunnelcastError
 from model.contract.rows import HOUR_MS, Array
-from model.contract.stages import STAGES, Funnel, load_funnel
+from model.contract.stages import Funnel, load_funnel
 from model.contract.vocabulary import Vocabulary
 from model.datasets import add_log_arguments
 from model.devices import CPU, Device, add_device_arguments, joined
 from model.evaluation.plots import learning
 from model.examples import CENSORED, Examples, at_most
 from model.fit import Scored, Settings, Trainer, score
-from model.measures import measure, told
+from model.measures import measure, table
 from model.networks import NETWORKS
 from model.options import at_least, hours, moment
+from model.parts import SHARES, split
 from model.prepared.source import examples_from
+from model.rates import base_rates, known_outcomes
 from model.recipe import DEFAULTS, RECIPE, Trained, follow
 from model.reformer import TIERS, WEIGHTS, ClickModel
 from model.tuning.tuned import read_tuned, tuned_settings
 
 METRICS, CURVES, STATE = "metrics.json", "curves.png", "state.pt"
-SHARES = {"test": 0.15, "validation": 0.15}  # of the users; the rest is trained on
 HELD_ROWS = 2_000_000  # of the users kept aside, about so many are scored: the rest of a long log would tell no more
-USERS_READ = 4096  # at once
 FEWEST_USERS = 20
 CONTINUED_RATE = 5e-4  # learning rate of weights that have learned before
 INSIDE_BUNDLE = "checkpoint"  # where a bundle may carry the weights that it was made of
@@ -75,17 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--funnel", type=Path, help="which events reach which stage (default: the funnel that ships)")
     add("--horizon-hours", type=hours, help="a stage is reached if within so many hours (default: 24)")
     add_device_arguments(parser)
-
-
-def split(users: tuple[str, ...], seed: int) -> dict[str, list[int]]:
-    """Divide users into train, validation and test by a hash of their name, so that no other user moves one."""
-    parts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    for index, user in enumerate(users):
-        digest = hashlib.blake2b(f"{seed}:{user}".encode(), digest_size=8).digest()
-        place = int.from_bytes(digest, "little") / 2**64
-        name = "test" if place < SHARES["test"] else "validation" if place < sum(SHARES.values()) else "train"
-        parts[name].append(index)
-    return parts
 
 
 class Start(NamedTuple):
@@ -270,22 +258,6 @@ def identify(task: Task) -> str:
     return digest.hexdigest()
 
 
-def known_outcomes(examples: Examples, users: list[int]) -> Iterator[Array]:
-    """Yield the outcomes (P, 2, S) of the positions of some users that are not censored, some users at a time."""
-    for begin in range(0, len(users), USERS_READ):
-        some = users[begin : begin + USERS_READ]
-        reach = np.concatenate([examples.reach[examples.start[user] : examples.start[user + 1]] for user in some])
-        yield np.asarray(reach[reach[:, 0, 0] != CENSORED])
-
-
-def base_rates(examples: Examples, users: list[int]) -> Array:
-    """Return how often each stage is reached after the positions of some users, (2, S)."""
-    hits, known = 0.0, 0
-    for reach in known_outcomes(examples, users):
-        hits, known = hits + reach.sum(0, dtype=np.float64), known + len(reach)
-    return np.asarray(hits / known)
-
-
 def judge(model: ClickModel, task: Task) -> tuple[Calibration, dict[str, Any]]:
     """Calibrate on the validation users; measure on both parts, at all positions and at session ends."""
     scored = {name: score(model, task.examples, task.parts[name]) for name in ("validation", "test")}
@@ -320,14 +292,3 @@ def describe(task: Task, trainer: Trainer, start: Start | None) -> dict[str, Any
         },
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
-
-
-def table(figures: dict[str, Any], users: int) -> str:
-    """Lay out AUC and log-loss by stage and scope."""
-    lines = [f"{users} users never seen in training", f"{'':15}" + "".join(f"{scope:>32}" for scope in SCOPES)]
-    lines.append(f"{'stage':15}" + f"{'AUC':>10}{'log-loss':>11}{'base rate':>11}" * len(SCOPES))
-    for stage in STAGES:
-        cells = (figures[scope][stage] for scope in SCOPES)
-        row = "".join(f"{told(cell['auc']):>10}{cell['log_loss']:11.4f}{cell['base_log_loss']:11.4f}" for cell in cells)
-        lines.append(f"{stage:15}{row}")
-    return "\n".join(lines)

@@ -11,9 +11,7 @@ import math
 
 SHARE = 0.3  # of the latency target
 MEMORY = 0.1  # weight of the latest run in the moving average
-FORGET = (
-    0.01  # share of the estimate of runs on the loop that each run elsewhere takes off: it is tried again some time
-)
+FORGET = 0.01  # each run in a thread takes off so much of the estimate of runs on the loop: these are tried again
 
 
 class Pace:

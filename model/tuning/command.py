@@ -26,9 +26,9 @@ from model.evaluation.runs import prepare
 from model.evaluation.splits import check, user_folds
 from model.fit import Settings
 from model.options import at_least, hours
+from model.parts import split as parts_of
 from model.prepared.source import examples_from
 from model.reformer import TIERS
-from model.train import split as parts_of
 from model.tuning.search import BOOSTING, NETWORK, Task, default_of, done_of, open_study, search, spent_seconds
 from model.tuning.tuned import BEST
 

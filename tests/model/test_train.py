@@ -16,7 +16,8 @@ from model.contract.bundle import SHIPPED
 from model.contract.errors import FunnelcastError
 from model.contract.stages import STAGES
 from model.examples import Examples
-from model.fit import losses_of, odds_of
+from model.fit import losses_of
+from model.rates import odds_of
 from model.recipe import RAMPS
 from model.reformer import WEIGHTS, Logits, ReformerConfig
 
@@ -134,7 +135,7 @@ def test_balanced_reached_positions_weigh_as_much_as_the_others(tmp_path: Path, 
     reach = (draw.random((40, 2, 6)) < 0.25).astype(np.int8)
     nothing = np.zeros(40, np.int64)
     data = Examples(("u",), np.array([0, 40]), nothing, nothing, nothing, nothing, np.zeros((40, 60), np.uint8), reach)
-    odds = odds_of(data, [0])
+    odds = torch.from_numpy(odds_of(data, [0])).float()
     batch = collate(data, batches(segments(data, [0]), 100)[0])
     even = Logits(torch.zeros(1, 40, 2, 6), torch.zeros(1, 40, 20))  # says half of everything: log 2 each
     balanced = losses_of(even, batch, odds)[0]

@@ -13,8 +13,8 @@ from model import train
 from model.checkpoint import read_checkpoint
 from model.contract.errors import FunnelcastError
 from model.evaluation import command as evaluation
-from model.tabular import DEFAULT_TREES
-from model.train import split
+from model.parts import split
+from model.tabular import Trees
 from model.tuning import command
 from model.tuning.search import done_of, relative_loss
 from model.tuning.tuned import read_tuned
@@ -60,7 +60,7 @@ def tuned(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_first_trial_is_the_default_and_what_is_found_is_never_worse(tuned: Path) -> None:
     assert (tuned / "history.png").read_bytes().startswith(b"\x89PNG")
     best = json.loads((tuned / "best.json").read_text())
-    for what, default in (("network", 2e-3), ("boosting", DEFAULT_TREES.learning_rate)):
+    for what, default in (("network", 2e-3), ("boosting", Trees().learning_rate)):
         done = done_of(study(tuned, what))
         assert done[0].params["learning_rate"] == default
         assert study(tuned, what).best_value <= (done[0].value or 0)
