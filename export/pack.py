@@ -1,6 +1,6 @@
 """Pack a bundle: the directory that the worker loads, complete or not there at all.
 
-In: a checkpoint. Out: a new directory with both graphs, contract, calibration, golden inputs and provenance.
+In: a checkpoint. Out: a new directory with its graphs, contract, calibration, golden inputs and provenance.
 Everything is written under a temporary name, checked (parity with torch, the contract's own loader), then renamed.
 """
 
@@ -24,6 +24,7 @@ from export.step_parity import StepParity, check_step
 from export.to_onnx import export_onnx, export_step
 from model.checkpoint import Checkpoint, read_checkpoint
 from model.contract.bundle import (
+    BURST,
     CALIBRATION,
     CONTRACT,
     GOLDEN,
@@ -83,10 +84,11 @@ def fill(
     contract = msgspec.structs.replace(config.contract, state=state_of(model.config))
     export_onnx(model, folder / MODEL)
     export_step(model, folder / STEP)
-    for graph in (MODEL, STEP):
+    export_step(model, folder / BURST, burst=True)
+    for graph in (MODEL, STEP, BURST):
         add_identity(folder / graph, identity, contract)
     parity = check_parity(model, folder / MODEL, contract.length_classes)
-    step_parity = check_step(model, folder / MODEL, folder / STEP)
+    step_parity = check_step(model, folder / MODEL, folder / STEP, folder / BURST)
     (folder / CONTRACT).write_bytes(to_json(contract))
     (folder / CALIBRATION).write_bytes(to_json(config.calibration))
     np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden(model))

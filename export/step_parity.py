@@ -1,9 +1,9 @@
-"""Parity of the step graph: one row at a time from a pool, does step.onnx score as model.onnx does on whole sequences?
+"""Parity of the step graphs: row by row from a pool, does step.onnx score as model.onnx does on whole sequences?
 
-In: a ClickModel and both ONNX files. Out: figures for the provenance, or ParityError.
+In: a ClickModel and its ONNX files. Out: figures for the provenance, or ParityError.
 Many users of 1 to 2,000 rows are fed in shuffled micro-batches. Hash decisions are compared at every position first,
 then values; then a state rebuilt by model.onnx must go on as the incremental one, and a row's bits must not depend on
-its micro-batch.
+its micro-batch, nor on whether burst.onnx takes it with others of its user.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ from export.parity import (
 )
 from export.step import state_of
 from export.to_onnx import ROW, STEP_OUTPUTS, WHOLE_OUTPUTS
-from model.contract.pool import Pool
+from model.contract.pool import Pool, previous_of
 from model.reformer import ClickModel
 
 Array = npt.NDArray[Any]
@@ -60,8 +60,10 @@ class Fed(NamedTuple):
     decisions: Array  # (layers, B, L, H*R)
 
 
-def check_step(model: ClickModel, whole: Path, step: Path, longest: int = LONGEST, seed: int = 0) -> StepParity:
-    """Compare both graphs on random users, one of each extreme length; ParityError on the first failure."""
+def check_step(
+    model: ClickModel, whole: Path, step: Path, burst: Path, longest: int = LONGEST, seed: int = 0
+) -> StepParity:
+    """Compare the graphs on random users, one of each extreme length; ParityError on the first failure."""
     rng, window = np.random.default_rng(seed), model.config.window
     lengths = rng.integers(1, longest + 1, USERS)
     lengths[:4] = 1, longest, min(window, longest), min(window + 1, longest)
@@ -77,40 +79,69 @@ def check_step(model: ClickModel, whole: Path, step: Path, longest: int = LONGES
     held = good[np.arange(USERS), lengths - 1]  # (B,) users whose states are comparable
     rebuilt = check_rebuilt(graph, pool, inputs, slots, (rings, counts), held)
     check_bits(graph, pool, inputs, rng)
+    check_bursts(session(burst.read_bytes()), fed, pool, inputs, slots, rng)
     positions, (layers, *_, rounds) = int(lengths.sum()), decisions.shape
     return StepParity(positions, longest, positions * layers * rounds, flipped, reach, next_type, rebuilt)
 
 
 def feed(
-    graph: onnxruntime.InferenceSession, pool: Pool, inputs: Arrays, slots: Array, rng: np.random.Generator
+    graph: onnxruntime.InferenceSession,
+    pool: Pool,
+    inputs: Arrays,
+    slots: Array,
+    rng: np.random.Generator,
+    most: int = 0,
 ) -> Fed:
-    """Feed all rows in order, those of some users at a time, and collect the answers."""
-    users, padded = inputs["type"].shape
-    state, waiting, answers = pool.state, np.zeros(users, int), None
+    """Feed all rows in order, those of some users at a time, and collect the answers; bursts of up to `most` rows."""
+    everyone, padded = inputs["type"].shape
+    state, waiting, answers = pool.state, np.zeros(everyone, int), None
     first = np.arange(state.depth * state.heads * state.rounds).reshape(state.depth, -1) * state.hash_buckets
     while (waiting < inputs["lengths"]).any():
-        there = np.flatnonzero((waiting < inputs["lengths"]) & (rng.random(users) < PRESENT))
+        there = np.flatnonzero((waiting < inputs["lengths"]) & (rng.random(everyone) < PRESENT))
         there = rng.permutation(there)
         if not len(there):
             continue
-        reach, next_type, key, value, ring = run_step(graph, pool, inputs, there, waiting[there], slots[there])
+        ahead = inputs["lengths"][there] - waiting[there]
+        new = np.minimum(ahead, rng.integers(1, max(most, 1) + 1, len(there)))  # (B,)
+        users, turn = np.repeat(there, new), np.concatenate([np.arange(count) for count in new])  # (N,)
+        rows = waiting[users] + turn
+        reach, next_type, key, value, ring = run_step(
+            graph, pool, inputs, users, rows, slots[users], previous_of(turn) if most else None
+        )
         pool.write(ring, key, value)
-        made = ring - slots[there, None, None] * state.rings - first  # (B, layers, H*R)
+        made = ring - slots[users, None, None] * state.rings - first  # (N, layers, H*R)
         if answers is None:
-            answers = [np.zeros((users, padded, *part.shape[1:]), part.dtype) for part in (reach, next_type, made)]
+            answers = [np.zeros((everyone, padded, *part.shape[1:]), part.dtype) for part in (reach, next_type, made)]
         for kept, part in zip(answers, (reach, next_type, made), strict=True):
-            kept[there, waiting[there]] = part
-        waiting[there] += 1
+            kept[users, rows] = part
+        waiting[there] += new
     assert answers is not None
     return Fed(answers[0], answers[1], answers[2].transpose(2, 0, 1, 3))
 
 
 def run_step(
-    graph: onnxruntime.InferenceSession, pool: Pool, inputs: Arrays, users: Array, rows: Array, slots: Array
+    graph: onnxruntime.InferenceSession,
+    pool: Pool,
+    inputs: Arrays,
+    users: Array,
+    rows: Array,
+    slots: Array,
+    previous: Array | None = None,
 ) -> tuple[Array, ...]:
-    """Run the step graph for given rows of given users; nothing is written to the pool."""
-    given = {name: inputs[name][users, rows] for name in ROW}
+    """Run the step graph, or that of bursts, for given rows of given users; nothing is written to the pool."""
+    given = {name: inputs[name][users, rows] for name in ROW} | ({} if previous is None else {"previous": previous})
     return tuple(graph.run(STEP_OUTPUTS, given | {"slot": slots, "pool": pool.blocks, "counts": pool.counts}))
+
+
+def check_bursts(
+    graph: onnxruntime.InferenceSession, steps: Fed, held: Pool, inputs: Arrays, slots: Array, rng: np.random.Generator
+) -> None:
+    """Feed the same rows in bursts; all bits must be those of the steps, and so must the state be."""
+    pool = Pool(held.state, held.slots)
+    bursts = feed(graph, pool, inputs, slots, rng, held.state.window)
+    same = [np.array_equal(one, other) for one, other in zip(bursts, steps, strict=True)]
+    if not all(same) or not np.array_equal(pool.counts, held.counts) or not np.array_equal(pool.kv, held.kv):
+        raise ParityError(f"rows of bursts are scored otherwise than one by one, expected the same bits; {AGAIN}")
 
 
 def run_whole(path: Path, inputs: Arrays) -> tuple[Array, ...]:

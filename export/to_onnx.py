@@ -1,4 +1,5 @@
-"""A ClickModel as onnxruntime runs it: model.onnx scores whole sequences, step.onnx one new row per user.
+"""A ClickModel as onnxruntime runs it: model.onnx scores whole sequences, step.onnx one new row per user,
+burst.onnx several.
 
 In: a ClickModel. Out: ONNX files with dynamic batch, and length (a multiple of W) where there is one.
 """
@@ -19,6 +20,7 @@ INPUTS = (*ROW, "lengths")
 OUTPUTS = ("reach", "next_type")
 WHOLE_OUTPUTS = (*OUTPUTS, "rings", "counts")  # the last two: the state after the last row
 STEP_INPUTS = (*ROW, "slot", "pool", "counts")
+BURST_INPUTS = (*STEP_INPUTS, "previous")
 STEP_OUTPUTS = (*OUTPUTS, "key", "value", "ring")
 OPSET = 18
 
@@ -34,8 +36,8 @@ def export_onnx(model: ClickModel, path: Path) -> None:
     write(WholeSequence(model), (ids, ids, ids, features, lengths), path, INPUTS, WHOLE_OUTPUTS, axes)
 
 
-def export_step(model: ClickModel, path: Path) -> None:
-    """Write the step graph of a model."""
+def export_step(model: ClickModel, path: Path, burst: bool = False) -> None:
+    """Write the step graph of a model, or that of bursts."""
     state, users = state_of(model.config), 3
     ids, slots = torch.ones(users, dtype=torch.long), torch.arange(users)
     features = torch.zeros(users, model.config.features, dtype=torch.uint8)
@@ -43,7 +45,11 @@ def export_step(model: ClickModel, path: Path) -> None:
     counts = torch.zeros(users * state.rings, dtype=torch.int32)
     axes = {name: {0: "batch"} for name in (*ROW, "slot", *STEP_OUTPUTS)}
     axes |= {"pool": {0: "blocks"}, "counts": {0: "rings"}}
-    write(Step(model), (ids, ids, ids, features, slots, pool, counts), path, STEP_INPUTS, STEP_OUTPUTS, axes)
+    example: tuple[torch.Tensor, ...] = (ids, ids, ids, features, slots, pool, counts)
+    if burst:
+        axes["previous"] = {0: "batch", 1: "rows"}
+        example = (*example, torch.tensor([[-1, -1], [0, -1], [0, 1]]))
+    write(Step(model), example, path, BURST_INPUTS if burst else STEP_INPUTS, STEP_OUTPUTS, axes)
 
 
 def write(
@@ -57,6 +63,7 @@ def write(
     """Trace a module and write it."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # the exporter that keeps the batch dynamic
+        warnings.filterwarnings("ignore", "Exporting aten::index")  # negative indices would be lost; there are none
         torch.onnx.export(
             graph.eval(), example, str(path), dynamo=False, opset_version=OPSET,
             input_names=list(inputs), output_names=list(outputs), dynamic_axes=axes,

@@ -8,6 +8,7 @@ rebuild waits for all that goes at once and came before it: it may take over the
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -27,6 +28,7 @@ REBUILD_ROWS = 8192  # rows of a micro-batch of whole sequences, at most; those 
 # The fixed cost of a run, measured with the shipped bundle: 0.4 ms of steps that take 14 us each, 1 ms of whole
 # sequences at 12 us a row.
 FIXED_USERS, FIXED_ROWS = 28, 90
+BURST_ROWS = 16  # of a user in one run
 
 
 class Scoring(Protocol):
@@ -85,13 +87,14 @@ class Lane:
         return sum(request.piece.users for request in requests)
 
     def cost(self, requests: Requests) -> int:
-        """Return what one run of some requests costs, in units: each wave but the first has its fixed cost too."""
+        """Return what one run of some requests costs, in units: each run of a graph has its fixed cost."""
         if self.by_rows:
             return self.units(requests)
         rows = sum(
             len(request.piece.inputs.type) if request.piece.steps else request.piece.users for request in requests
         )
-        return rows + FIXED_USERS * (max((request.piece.waves for request in requests), default=1) - 1)
+        longest = max((request.piece.longest for request in requests if request.piece.steps), default=1)
+        return rows + FIXED_USERS * math.ceil((longest - 1) / BURST_ROWS)
 
     def drop_cancelled(self) -> None:
         """Forget requests that nobody waits for any more."""

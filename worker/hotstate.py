@@ -21,9 +21,7 @@ from worker.pieces import NOT_KEPT, Piece, Places, Scores
 
 Array: TypeAlias = npt.NDArray[Any]
 
-# A user's new rows are fed one after the other, beside those of all others: the longest chain decides. A step costs
-# 0.3 ms while the process does other things, a row of a whole sequence 12 us; few rows cost less than any rebuild.
-FEW_ROWS, ROWS_PER_STEP, ROWS_PER_REBUILD = 16, 25, 80
+FEW_ROWS = 16  # new rows of a user that cost less than a rebuild
 REBUILD_ROWS = 2048  # rows of a piece that rebuilds, so that others wait for 10 to 20 ms at most
 
 
@@ -141,7 +139,8 @@ class UserStates:
         self._slot[users[given]], self._ticket[users[given]] = taken, tickets
         kept = slot != NOT_KEPT
         begin = np.where(hit, since, wanted.begin)
-        steps = kept & cheaper_by_steps(np.where(kept, wanted.end - begin, 0), begin - wanted.begin)
+        # Of the users whose state is there, and new ones: what a new row costs twice of, a rebuild costs once of all.
+        steps = kept & (wanted.end - begin <= FEW_ROWS + begin - wanted.begin)
         begin = np.where(steps, begin, wanted.begin)
         at_once = steps & (hot.pending[slot] == 0)
         hot.rows[slot[kept]] = wanted.end[kept]
@@ -175,21 +174,6 @@ class UserStates:
         steps, at_once = bool(asked.steps[users[0]]), bool(asked.at_once[users[0]])
         done = partial(self._hot.ran, places, owner, not at_once)
         return Piece(sequences.gather(part), rows, places, steps, at_once, done)
-
-
-def cheaper_by_steps(new: Array, held: Array) -> npt.NDArray[np.bool_]:
-    """Tell which users (U,) to feed row by row; of `held` rows the state is there, `new` ones follow.
-
-    All with few new rows, and those with a state whose chains of new rows cost less than all their rows again.
-    """
-    steps = (new <= FEW_ROWS) | (held > 0)
-    longest = np.flatnonzero(steps & (new > FEW_ROWS))
-    if len(longest):
-        longest = longest[np.argsort(-new[longest], kind="stable")]
-        rebuilt = np.cumsum(np.r_[0, held[longest] + ROWS_PER_REBUILD])  # more, of the 0, 1, ... longest
-        chain = np.r_[new[longest], FEW_ROWS] * ROWS_PER_STEP  # that is left
-        steps[longest[: np.argmin(rebuilt + chain)]] = False
-    return steps
 
 
 def first_rows(wanted: Wanted) -> Array:

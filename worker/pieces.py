@@ -57,9 +57,9 @@ class Piece:
         return len(self.inputs.lengths)
 
     @property
-    def waves(self) -> int:
-        """Return how often the network runs: a user's rows step one after the other."""
-        return int(self.inputs.lengths.max(initial=1)) if self.steps else 1
+    def longest(self) -> int:
+        """Return the most rows that one user has in it."""
+        return int(self.inputs.lengths.max(initial=1))
 
 
 def base_rate_scores(rows: int, base_rates: Array) -> Scores:

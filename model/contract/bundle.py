@@ -20,9 +20,10 @@ from model.contract.vocabulary import Vocabulary
 CONTRACT_VERSION = 1
 SCOPES = ("category", "user")
 LENGTH_CLASSES = (32, 64, 128, 256, 512, 1024)
-MODEL, STEP, CONTRACT, CALIBRATION, GOLDEN, PROVENANCE = (
+MODEL, STEP, BURST, CONTRACT, CALIBRATION, GOLDEN, PROVENANCE = (
     "model.onnx",
     "step.onnx",
+    "burst.onnx",
     "contract.json",
     "calibration.json",
     "golden.npz",
@@ -140,6 +141,11 @@ class Bundle(msgspec.Struct, frozen=True):
         return self.path / STEP
 
     @property
+    def burst_path(self) -> Path:
+        """The step graph for several rows of a user; likewise."""
+        return self.path / BURST
+
+    @property
     def model_sha256(self) -> str:
         """Identity of the graph, in hex."""
         return str(self.provenance["files"][MODEL])
@@ -157,7 +163,7 @@ class Bundle(msgspec.Struct, frozen=True):
     def golden(self) -> dict[str, Array]:
         """Read the graph inputs and the outputs they must give.
 
-        `reach` and `next_type` hold for both graphs, the step graph fed row by row; `counts` is how full the rings
+        `reach` and `next_type` hold for all graphs, the step graph fed row by row; `counts` is how full the rings
         then are.
         """
         with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
@@ -199,7 +205,7 @@ def load_bundle(path: Path | str) -> Bundle:
 
 def files(contract: Contract) -> tuple[str, ...]:
     """Return the files that a bundle of this contract holds beside its provenance."""
-    return FILES if contract.state is None else (*FILES, STEP)
+    return FILES if contract.state is None else (*FILES, STEP, BURST)
 
 
 def check_against(bundle: Bundle, funnel: Funnel, gap_ms: int = GAP_MS, late_ms: int = LATE_MS) -> None:

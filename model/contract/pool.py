@@ -62,6 +62,15 @@ class Pool:
         self.counts.reshape(self.slots, -1)[slots] = 0
 
 
+def previous_of(turn: Array) -> Array:
+    """Return the places (N, P) of the rows before each row of a burst, -1 for none.
+
+    `turn` (N,) i8 counts each user's rows, which stand next to each other, from 0.
+    """
+    back = np.arange(1, turn.max(initial=1) + 1)  # (P,)
+    return np.asarray(np.where(back <= turn[:, None], np.arange(len(turn))[:, None] - back, -1))
+
+
 @jit
 def _write(kv: Array, counts: Array, ring: Array, key: Array, value: Array) -> None:
     window, dim = kv.shape[2], kv.shape[3]

@@ -26,7 +26,7 @@ import torch
 from export.parity import Arrays, random_inputs, session
 from export.step import state_of
 from export.to_onnx import INPUTS, ROW, STEP_OUTPUTS, export_onnx, export_step
-from model.contract.bundle import MODEL, SHIPPED, STEP
+from model.contract.bundle import MODEL, SHIPPED, STEP, load_bundle
 from model.contract.pool import Pool
 from model.reformer import TIERS, ClickModel, ReformerConfig, Rows, load_config
 from tests.bench.measure import Figures, options, publish, say
@@ -38,6 +38,9 @@ from tests.bench.scoring_rivals import (
     export_lstm,
     library_reformer,
 )
+from worker.hotscorer import Rows as NewRows
+from worker.hotscorer import hot_scorer
+from worker.scorer import Scorer
 
 PACKAGES = ("onnxruntime", "torch", "reformer-pytorch", "numpy", "numba")
 LENGTHS = (64, 512, 2048)
@@ -45,6 +48,8 @@ BATCHES = (1, 8, 32, 128, 512)
 POOL_BYTES = 256 << 20
 TITLES_AND_INCLUDES = {
     "hot_state": ("Hot state", "step.onnx of the shipped bundle: pool gather, graph, scatter"),
+    "skewed": ("Hot state, rows of few users", "the worker's scorer, 2,000 rows of 500 users, steps and bursts"),
+    "skewed_by_steps": ("Hot state, rows of few users, by steps", "the same, a row of each user in a run"),
     "hot_state_base": ("Hot state, tier base", "the same of tier base (dim 128, depth 4), random weights"),
     "lstm": ("LSTM step", f"{LAYERS} layers of {HIDDEN} in onnxruntime: state gather, graph, scatter"),
     "full_attention_cached": (
@@ -80,6 +85,22 @@ def steps(system: str, graph: Path, pool: Pool, length: int | None, batches: tup
             pool.write(outputs[4], outputs[2], outputs[3])
 
         yield Case(system, length, batch, run)
+
+
+def skewed(length: int, users: int = 500, rows: int = 2000) -> Iterator[Case]:
+    """Yield the worker's scorer on rows of which a few users have many, with bursts and without."""
+    bundle, rng = load_bundle(SHIPPED), np.random.default_rng(5)
+    assert bundle.contract.state is not None
+    network, given = hot_scorer(Scorer(bundle), bundle.contract.state, users, threads=1), one_row_each(rows)
+    network.hold(np.arange(users), np.ones(users, int), length)
+
+    def run(bursts: bool) -> None:
+        slot = np.sort((users * rng.random(rows) ** 2).astype(int))
+        turn = np.arange(rows) - np.searchsorted(slot, slot)
+        network.feed(NewRows(given | {"slot": slot}, np.ones(rows, int), network.rows[slot] + turn), bursts)
+
+    yield Case("skewed", length, rows, lambda: run(bursts=True))
+    yield Case("skewed_by_steps", length, rows, lambda: run(bursts=False))
 
 
 def lstm_steps(graph: Path, batches: tuple[int, ...]) -> Iterator[Case]:
@@ -143,6 +164,7 @@ def cases(folder: Path) -> Iterator[Case]:
     small, base = load_config(SHIPPED / "checkpoint"), TIERS["base"]
     export_lstm(small, folder / "lstm.onnx")
     yield from lstm_steps(folder / "lstm.onnx", BATCHES)
+    yield from skewed(512)
     model = ClickModel(base).eval()
     export_onnx(model, folder / "base.onnx")
     export_step(model, folder / "base_step.onnx")
@@ -186,6 +208,7 @@ def ratios(rates: list[dict[tuple[str, int | None, int], float]]) -> dict[str, f
     }
     pairs["hot_state_to_lstm"] = ("hot_state", 512), ("lstm", None)
     pairs["hot_state_base_to_lstm"] = ("hot_state_base", 512), ("lstm", None)
+    pairs["bursts_to_steps"] = ("skewed", 512), ("skewed_by_steps", 512)
     pairs["hot_state_512_to_2048"] = ("hot_state", 512), ("hot_state", 2048)
     return {
         name: round(statistics.median(best(found, *one) / best(found, *other) for found in rates), 2)

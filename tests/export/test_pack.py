@@ -13,7 +13,7 @@ from export.pack import pack, sha256
 from export.parity import ParityError, session
 from export.to_onnx import INPUTS, OUTPUTS, ROW, STEP_OUTPUTS
 from model.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from model.contract.bundle import FILES, PROVENANCE, STEP, Calibration, Contract, check_against, load_bundle
+from model.contract.bundle import BURST, FILES, PROVENANCE, STEP, Calibration, Contract, check_against, load_bundle
 from model.contract.errors import FunnelcastError
 from model.contract.pool import Pool, State
 from model.contract.stages import load_funnel
@@ -60,7 +60,7 @@ def test_a_bundle_comes_back_through_the_contract(tmp_path: Path, checkpoint: Pa
     assert (bundle.name, len(bundle.version)) == ("tiny", 12)
     assert parity.positions > 0
     assert (step.positions > 0, step.longest) == (True, 2000)
-    assert sorted(file.name for file in bundle.path.iterdir()) == sorted((*FILES, STEP, PROVENANCE))
+    assert sorted(file.name for file in bundle.path.iterdir()) == sorted((*FILES, STEP, BURST, PROVENANCE))
     assert list((tmp_path / "made").iterdir()) == [bundle.path]
 
 
@@ -83,12 +83,12 @@ def test_provenance_names_the_source_and_the_sha256_of_every_file(tmp_path: Path
     assert told["metrics"] == {"test": 1.0}
     assert told["model"]["dim"] == 16
     assert {"git_commit", "versions", "parity", "contract_fingerprint"} <= set(told)
-    assert told["files"] == {name: sha256(bundle.path / name) for name in (*FILES, STEP)}
+    assert told["files"] == {name: sha256(bundle.path / name) for name in (*FILES, STEP, BURST)}
 
 
 def test_both_graphs_repeat_the_identity_of_the_bundle(tmp_path: Path, checkpoint: Path) -> None:
     bundle, *_ = pack(checkpoint, tmp_path / "bundle")
-    for path in (bundle.model_path, bundle.step_path):
+    for path in (bundle.model_path, bundle.step_path, bundle.burst_path):
         assert {entry.key: entry.value for entry in onnx.load(path).metadata_props} == {
             "name": "tiny",
             "version": bundle.version,

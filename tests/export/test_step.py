@@ -1,7 +1,8 @@
-"""Laws of the step graph: rows fed one at a time score as the whole sequence does, in any micro-batch, for ever."""
+"""Laws of the step graphs: rows fed one at a time score as the whole sequence does, in any micro-batch, for ever."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -22,6 +23,8 @@ torch.set_num_threads(1)  # small tensors: threads would only wait for each othe
 TINY = ReformerConfig(dim=16, depth=2, heads=2, hash_buckets=4, window=8, item_hashes=32, category_hashes=200)
 LONGEST = 300
 
+Exported: TypeAlias = tuple[ClickModel, Path, Path, Path]  # with its graphs: whole sequences, steps, bursts
+
 
 def lively(config: ReformerConfig = TINY) -> ClickModel:
     """A model with random weights whose attention matters."""
@@ -33,15 +36,16 @@ def lively(config: ReformerConfig = TINY) -> ClickModel:
     return model
 
 
-def export(model: ClickModel, folder: Path) -> tuple[Path, Path]:
-    whole, step = folder / "model.onnx", folder / "step.onnx"
+def export(model: ClickModel, folder: Path) -> tuple[Path, Path, Path]:
+    whole, step, burst = (folder / name for name in ("model.onnx", "step.onnx", "burst.onnx"))
     export_onnx(model, whole)
     export_step(model, step)
-    return whole, step
+    export_step(model, burst, burst=True)
+    return whole, step, burst
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[ClickModel, Path, Path]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     model = lively()
     return (model, *export(model, tmp_path_factory.mktemp("graphs")))
 
@@ -57,11 +61,13 @@ def test_rows_one_by_one_score_as_the_whole_sequence_at_every_position(tmp_path:
     assert parity.near_ties_flipped <= 1
 
 
-def test_a_user_of_2000_rows_scores_as_its_whole_sequence(exported: tuple[ClickModel, Path, Path]) -> None:
+def test_a_user_of_2000_rows_scores_as_its_whole_sequence(exported: Exported) -> None:
     assert check_step(*exported).longest == 2000
 
 
-def test_early_rows_matter_to_late_scores_so_that_parity_has_teeth(exported: tuple[ClickModel, Path, Path]) -> None:
+def test_early_rows_matter_to_late_scores_so_that_parity_has_teeth(
+    exported: Exported,
+) -> None:
     graph, rng = session(exported[1].read_bytes()), np.random.default_rng(2)
     inputs = random_inputs(TINY, np.array([64]), 64, rng)
     before = graph.run(["reach"], inputs)[0]
@@ -69,8 +75,8 @@ def test_early_rows_matter_to_late_scores_so_that_parity_has_teeth(exported: tup
     assert np.abs(graph.run(["reach"], inputs)[0] - before)[0, 40:].max() > 1e-3
 
 
-def test_a_rebuilt_state_goes_on_as_the_incremental_one(exported: tuple[ClickModel, Path, Path]) -> None:
-    _, whole, step = exported
+def test_a_rebuilt_state_goes_on_as_the_incremental_one(exported: Exported) -> None:
+    _, whole, step, _ = exported
     rng, users, cut, end = np.random.default_rng(3), 6, 70, 128
     inputs = random_inputs(TINY, np.full(users, end), end, rng)
     expected = session(whole.read_bytes()).run(["reach"], inputs)[0]
@@ -82,7 +88,7 @@ def test_a_rebuilt_state_goes_on_as_the_incremental_one(exported: tuple[ClickMod
     np.testing.assert_allclose(fed.reach, expected[:, cut:], atol=1e-5)
 
 
-def test_a_row_has_the_same_bits_alone_and_in_any_micro_batch(exported: tuple[ClickModel, Path, Path]) -> None:
+def test_a_row_has_the_same_bits_alone_and_in_any_micro_batch(exported: Exported) -> None:
     graph, rng = session(exported[2].read_bytes()), np.random.default_rng(4)
     inputs = random_inputs(TINY, rng.integers(1, 80, 40), 80, rng)
     pool = Pool(state_of(TINY), 40)
@@ -96,7 +102,7 @@ def test_a_row_has_the_same_bits_alone_and_in_any_micro_batch(exported: tuple[Cl
 
 
 def test_what_other_slots_hold_and_what_a_slot_held_before_does_not_matter(
-    exported: tuple[ClickModel, Path, Path],
+    exported: Exported,
 ) -> None:
     graph, rng = session(exported[2].read_bytes()), np.random.default_rng(5)
     inputs = random_inputs(TINY, np.full(2, 40), 40, rng)
@@ -110,7 +116,7 @@ def test_what_other_slots_hold_and_what_a_slot_held_before_does_not_matter(
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_running_the_graph_changes_nothing_in_the_pool(exported: tuple[ClickModel, Path, Path]) -> None:
+def test_running_the_graph_changes_nothing_in_the_pool(exported: Exported) -> None:
     graph, rng = session(exported[2].read_bytes()), np.random.default_rng(7)
     pool = Pool(state_of(TINY), 3)
     pool.kv[:], pool.counts[:] = rng.standard_normal(pool.kv.shape), 5
@@ -119,7 +125,7 @@ def test_running_the_graph_changes_nothing_in_the_pool(exported: tuple[ClickMode
     assert np.array_equal(pool.kv, before[0]) and np.array_equal(pool.counts, before[1])
 
 
-def test_names_types_and_dynamic_axes_are_those_of_the_contract(exported: tuple[ClickModel, Path, Path]) -> None:
+def test_names_types_and_dynamic_axes_are_those_of_the_contract(exported: Exported) -> None:
     graph = session(exported[2].read_bytes())
     inputs = {value.name: (value.type, value.shape) for value in graph.get_inputs()}
     assert inputs == {
@@ -141,8 +147,8 @@ def test_names_types_and_dynamic_axes_are_those_of_the_contract(exported: tuple[
     }
 
 
-def test_both_graphs_hold_the_same_weights(exported: tuple[ClickModel, Path, Path]) -> None:
-    whole, step = (
+def test_all_graphs_hold_the_same_weights(exported: Exported) -> None:
+    whole, step, burst = (
         {part.name: numpy_helper.to_array(part) for part in onnx.load(path).graph.initializer} for path in exported[1:]
     )
     shared = {name for name, array in step.items() if array.dtype == np.float32 and array.size > 1 and "." in name}
@@ -150,6 +156,8 @@ def test_both_graphs_hold_the_same_weights(exported: tuple[ClickModel, Path, Pat
     assert len(shared) > 20
     for name in shared & set(whole):
         np.testing.assert_array_equal(whole[name], step[name])
+    for name in shared:
+        np.testing.assert_array_equal(burst[name], step[name])
 
 
 def nudge(array: np.ndarray) -> np.ndarray:
@@ -172,26 +180,52 @@ def test_a_damaged_step_graph_is_refused(
     tmp_path: Path, name: str, change: Callable[[np.ndarray], np.ndarray], expected: str
 ) -> None:
     model = lively()
-    whole, step = export(model, tmp_path)
+    whole, step, burst = export(model, tmp_path)
     graph = onnx.load(step)
     for part in graph.graph.initializer:
         if name in part.name:
             part.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(part)), part.name))
     onnx.save(graph, step)
     with pytest.raises(ParityError, match=expected):
-        check_step(model, whole, step, longest=40)
+        check_step(model, whole, step, burst, longest=40)
+
+
+@pytest.mark.parametrize("changes", [{}, {"rounds": 2}, {"hash_buckets": 1}])
+def test_rows_of_a_burst_have_the_bits_of_one_step_after_the_other(tmp_path: Path, changes: dict[str, int]) -> None:
+    model, rng = lively(msgspec.structs.replace(TINY, **changes)), np.random.default_rng(6)
+    _, step, burst = (session(path.read_bytes()) for path in export(model, tmp_path))
+    inputs, slots = random_inputs(TINY, rng.integers(30, 90, 20), 96, rng), np.arange(20)
+    stepped, together = Pool(state_of(model.config), 20), Pool(state_of(model.config), 20)
+    expected = feed(step, stepped, inputs, slots, rng)
+    found = feed(burst, together, inputs, slots, rng, most=TINY.window)
+    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert np.array_equal(together.kv, stepped.kv) and np.array_equal(together.counts, stepped.counts)
+
+
+def test_a_burst_graph_that_sees_no_earlier_rows_of_the_burst_is_refused(tmp_path: Path) -> None:
+    model = lively()
+    whole, step, burst = export(model, tmp_path)
+    graph = onnx.load(burst)
+    for node in graph.graph.node:
+        node.input[:] = ["nobody" if name == "previous" else name for name in node.input]
+    graph.graph.node.insert(0, onnx.helper.make_node("Sub", ["previous", "previous"], ["nought"]))
+    graph.graph.node.insert(1, onnx.helper.make_node("Sub", ["nought", "one"], ["nobody"]))
+    graph.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.int64), "one"))
+    onnx.save(graph, burst)
+    with pytest.raises(ParityError, match="rows of bursts"):
+        check_step(model, whole, step, burst, longest=40)
 
 
 def test_a_rebuilt_state_that_lacks_a_token_is_refused(tmp_path: Path) -> None:
     model = lively()
-    whole, step = export(model, tmp_path)
+    whole, step, burst = export(model, tmp_path)
     graph = onnx.load(whole)
     graph.graph.node.append(onnx.helper.make_node("Sub", ["counts", "one"], ["fewer"]))
     graph.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.int32), "one"))
     graph.graph.output[WHOLE_OUTPUTS.index("counts")].name = "fewer"
     onnx.save(graph, whole)
     with pytest.raises(ParityError, match="holds other tokens"):
-        check_step(model, whole, step, longest=40)
+        check_step(model, whole, step, burst, longest=40)
 
 
 def test_only_a_near_tie_may_fall_differently_and_what_follows_it_is_not_compared() -> None:
@@ -212,7 +246,7 @@ def test_only_a_near_tie_may_fall_differently_and_what_follows_it_is_not_compare
     assert good.sum(1).tolist() == [5, 9]
 
 
-def test_answers_come_back_at_their_rows(exported: tuple[ClickModel, Path, Path]) -> None:
+def test_answers_come_back_at_their_rows(exported: Exported) -> None:
     rng = np.random.default_rng(9)
     inputs = random_inputs(TINY, np.array([5, 1]), 8, rng)
     fed = feed(session(exported[2].read_bytes()), Pool(state_of(TINY), 2), inputs, np.array([1, 0]), rng)

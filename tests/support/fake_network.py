@@ -73,14 +73,40 @@ class StepGraph:
         if self.failing_types & set(input_feed["type"].tolist()):
             raise RuntimeError("the network is broken")
         self.waves.append(len(slot))
+        return self.answers((31 * self.state_of(slot) + worth(input_feed)) % MODULUS, input_feed)
+
+    def state_of(self, slot: Array) -> Array:
+        """The states that slots hold."""
         count = self.pool.counts[slot]
-        before = np.where(count > 0, self.pool.kv[slot, 1, (count - 1) % 2, 0], 0).astype(np.int64)
-        h = (31 * before + worth(input_feed)) % MODULUS
+        return np.where(count > 0, self.pool.kv[slot, 1, (count - 1) % 2, 0], 0).astype(np.int64)
+
+    def answers(self, h: Array, input_feed: Mapping[str, Array]) -> Sequence[Array]:
+        """The outputs of rows whose states are h."""
         reach, next_type = logits(h)
         value = h.astype("f4").reshape(-1, 1, 1, 1)
         spoilt = np.isin(input_feed["type"], list(self.nan_types))
         reach[spoilt], value[spoilt] = np.nan, np.nan
-        return [reach, next_type, np.zeros_like(value), value, slot.reshape(-1, 1, 1)]
+        return [reach, next_type, np.zeros_like(value), value, input_feed["slot"].reshape(-1, 1, 1)]
+
+
+class BurstGraph:
+    """What burst.onnx would answer: the same as the step graph, row after row."""
+
+    def __init__(self, step: StepGraph) -> None:
+        self.step = step
+        self.rows: list[int] = []  # of each run
+        self.failing = False
+
+    def run(self, output_names: Sequence[str], input_feed: Mapping[str, Array]) -> Sequence[Array]:
+        slot, before, state = input_feed["slot"], input_feed["previous"][:, 0], self.step.state_of
+        assert (slot[before[before >= 0]] == slot[before >= 0]).all(), "rows before a row are its user's"
+        if self.failing or self.step.failing_types & set(input_feed["type"].tolist()):
+            raise RuntimeError("the network is broken")
+        self.rows.append(len(slot))
+        h, added = state(slot), worth(input_feed)
+        for row, last in enumerate(before.tolist()):
+            h[row] = (31 * (h[last] if last >= 0 else h[row]) + added[row]) % MODULUS
+        return self.step.answers(h, input_feed)
 
 
 class FakeBundle(Bundle):

@@ -11,10 +11,10 @@ import pytest
 from model.contract.events import ClickEvent
 from model.contract.pool import Pool
 from model.contract.rows import LMAX
-from tests.support.fake_network import STATE, StepGraph, WholeGraph, fake_bundle
+from tests.support.fake_network import STATE, BurstGraph, StepGraph, WholeGraph, fake_bundle
 from tests.support.hot_runs import HotRun, distances
-from worker.hotscorer import HotScorer
-from worker.hotstate import FEW_ROWS, cheaper_by_steps
+from worker.hotscorer import HotScorer, runs_of
+from worker.hotstate import FEW_ROWS
 from worker.scorer import Scorer
 
 START_MS = 1_700_000_000_000
@@ -27,11 +27,13 @@ class Bench(HotRun):
     def __init__(self, slots: int, partitions: int = 2, seed: int = 0, most_turns: int = 40) -> None:
         self.whole, self.pool = WholeGraph(), Pool(STATE, slots)
         self.step = StepGraph(self.pool)
+        self.burst = BurstGraph(self.step)
         self.scorer = Scorer(fake_bundle(), session=self.whole)
         self.reference = Scorer(fake_bundle(), session=WholeGraph())
-        super().__init__(HotScorer(self.scorer, self.step, self.pool), slots, partitions, seed, most_turns)
+        super().__init__(HotScorer(self.scorer, self.step, self.burst, self.pool), slots, partitions, seed, most_turns)
         self.whole.rows.clear()
         self.step.waves.clear()
+        self.burst.rows.clear()
 
     async def verify(self) -> None:
         for said, scores in zip(self.said, await self.end(), strict=True):
@@ -119,7 +121,7 @@ def test_a_hot_user_costs_its_new_rows_only() -> None:
         bench.fold(0, clicks("ann", range(405, 408)))
         await bench.verify()
         assert bench.whole.rows == [400]
-        assert bench.step.waves == [1] * 8
+        assert (bench.step.waves, bench.burst.rows) == ([1] * 6, [STATE.window])
         assert (bench.value("hits_total"), bench.value("misses_total")) == (6, 1)
 
     asyncio.run(story())
@@ -131,22 +133,55 @@ def test_a_new_user_with_few_rows_is_fed_row_by_row_and_one_with_many_rebuilt() 
         bench.fold(0, clicks("ann", range(FEW_ROWS)))
         bench.fold(0, clicks("bob", range(3 * FEW_ROWS)))
         await bench.verify()
-        assert sum(bench.step.waves) == FEW_ROWS
+        assert sum(bench.step.waves) + sum(bench.burst.rows) == FEW_ROWS
         assert bench.whole.rows == [3 * FEW_ROWS]
 
     asyncio.run(story())
 
 
-def test_the_longest_chains_are_rebuilt_where_that_costs_less_than_their_steps() -> None:
-    def rebuilt(new: list[int], held: list[int]) -> list[int]:
-        return np.flatnonzero(~cheaper_by_steps(np.array(new), np.array(held))).tolist()
+def test_many_new_rows_of_a_user_are_fed_in_bursts_unless_a_rebuild_costs_less() -> None:
+    async def story() -> None:
+        bench = Bench(slots=4, partitions=1)
+        bench.fold(0, clicks("ann", range(100)))
+        await bench.breathe(100)
+        bench.fold(0, clicks("ann", range(100, 160)))
+        await bench.breathe(100)
+        assert (bench.burst.rows, bench.step.waves, bench.whole.rows) == ([STATE.window] * 30, [], [100])
+        bench.fold(0, clicks("ann", range(160, 160 + 160 + FEW_ROWS + 1)))
+        await bench.verify()
+        assert bench.whole.rows == [100, 160 + 160 + FEW_ROWS + 1]
 
-    assert rebuilt([1, FEW_ROWS], [1000, 1000]) == []
-    assert rebuilt([60, 1], [100, 1000]) == [0]
-    assert rebuilt([20, 60, 1], [1000, 100, 50]) == [1]  # the other one's steps cost less than all its rows
-    assert rebuilt([60, 60], [100, 4000]) == []  # the other one's chain is as long and has to be fed anyway
-    assert rebuilt([60] * 40, [0] * 40) == [*range(40)]  # nothing is held: a window that begins later than the user
-    assert rebuilt([], []) == []
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_run_takes_the_rows_of_a_user_out_of_order_or_those_of_two_users_of_a_slot(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    slots = (rng.integers(1, 300) * rng.random(rng.integers(1, 1500)) ** 2).astype(int)
+    tickets, most = np.zeros(len(slots), int), int(rng.integers(1, 17))
+    for slot in rng.integers(0, 9, 4):  # some change hands
+        tickets[(slots == slot) & (np.arange(len(slots)) >= rng.integers(len(slots)))] = slot + 1
+    taken = list(runs_of(slots, tickets, most))
+    for run in taken:
+        assert run.turn.max() < most
+        for slot in np.unique(slots[run.rows]):
+            mine = np.flatnonzero(slots[run.rows] == slot)
+            assert (np.diff(mine) == 1).all() and run.turn[mine].tolist() == [*range(len(mine))]
+            assert len(np.unique(tickets[run.rows[mine]])) == 1
+    order = np.concatenate([run.rows for run in taken])
+    assert np.array_equal(np.sort(order), np.arange(len(slots)))
+    assert all((np.diff(order[slots[order] == slot]) > 0).all() for slot in np.unique(slots))
+
+
+def test_steps_take_over_where_a_burst_fails() -> None:
+    async def story() -> None:
+        bench = Bench(slots=4, partitions=1)
+        bench.burst.failing = True
+        bench.fold(0, clicks("ann", range(9)))
+        await bench.verify()
+        assert (bench.burst.rows, bench.step.waves, bench.whole.rows) == ([], [1] * 9, [])
+
+    asyncio.run(story())
 
 
 def test_users_who_are_rebased_in_one_block_are_rebuilt() -> None:

@@ -24,7 +24,7 @@ from model.datasets import LogOptions, read_log
 from model.examples import Examples, read_examples
 from model.segments import segments_of
 from tests.support.clicks import EXCERPT, TAOBAO
-from tests.support.fake_network import MODULUS, STATE, StepGraph, WholeGraph, fake_bundle, logits, worth
+from tests.support.fake_network import MODULUS, STATE, BurstGraph, StepGraph, WholeGraph, fake_bundle, logits, worth
 from tests.support.hot_runs import HotRun, Partition, Said
 from worker.decode import Bounds, decode_chunk
 from worker.hotscorer import HotScorer
@@ -51,7 +51,9 @@ class Live(HotRun):
     def __init__(self) -> None:
         pool = Pool(STATE, SLOTS)
         self.whole, self.step, self.vocabulary = WholeGraph(), StepGraph(pool), Vocabulary()
-        super().__init__(HotScorer(Scorer(fake_bundle(), session=self.whole), self.step, pool), SLOTS, partitions=1)
+        scorer = Scorer(fake_bundle(), session=self.whole)
+        network = HotScorer(scorer, self.step, BurstGraph(self.step), pool)
+        super().__init__(network, SLOTS, partitions=1)
         self.fed: list[Fed] = []
         self.answered: list[list[tuple[str, int]]] = []  # by block: user and row of each score
         self.whole.rows.clear()

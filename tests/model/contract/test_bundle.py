@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from model.contract.bundle import (
+    BURST,
     CALIBRATION,
     CONTRACT,
     FILES,
@@ -45,10 +46,11 @@ def write(folder: Path, contract: Contract | bytes, calibration: Calibration | N
     folder.mkdir(exist_ok=True)
     (folder / MODEL).write_bytes(b"a graph")
     (folder / STEP).write_bytes(b"a step")
+    (folder / BURST).write_bytes(b"a burst")
     (folder / CONTRACT).write_bytes(contract if isinstance(contract, bytes) else to_json(contract))
     (folder / CALIBRATION).write_bytes(to_json(calibration or Calibration([[1.0] * 6] * 2, [[0.0] * 6] * 2)))
     np.savez(folder / GOLDEN, lengths=np.array([3]))
-    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (*FILES, STEP)}
+    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (*FILES, STEP, BURST)}
     (folder / PROVENANCE).write_bytes(to_json({"name": "small", "version": "7", "files": files, "seed": 1}))
     return folder
 
@@ -62,15 +64,17 @@ def test_a_written_bundle_loads_with_its_identity(tmp_path: Path) -> None:
     assert bundle.golden()["lengths"].tolist() == [3]
 
 
-def test_a_bundle_with_a_state_has_a_step_graph_undamaged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [STEP, BURST])
+def test_a_bundle_with_a_state_has_both_step_graphs_undamaged(tmp_path: Path, name: str) -> None:
     folder = write(tmp_path / "bundle", contract(state=STATE))
-    assert load_bundle(folder).contract.state == STATE
-    assert load_bundle(folder).step_path.read_bytes() == b"a step"
-    (folder / STEP).write_bytes(b"another")
-    with pytest.raises(BundleError, match=r"step\.onnx has sha256 .* says"):
+    bundle = load_bundle(folder)
+    assert bundle.contract.state == STATE
+    assert (bundle.step_path.read_bytes(), bundle.burst_path.read_bytes()) == (b"a step", b"a burst")
+    (folder / name).write_bytes(b"another")
+    with pytest.raises(BundleError, match=f"{name} has sha256 .* says"):
         load_bundle(folder)
-    (folder / STEP).unlink()
-    with pytest.raises(BundleError, match=r"no readable step\.onnx"):
+    (folder / name).unlink()
+    with pytest.raises(BundleError, match=f"no readable {name}"):
         load_bundle(folder)
 
 
