@@ -26,6 +26,7 @@ POLL_SECONDS = 1.0
 GIVE_BACK_SECONDS = 0.02
 # A round of fetching costs ms of CPU on its way through Faust, and producers that send at once make hundreds a second.
 FEW_RECORDS, PAUSE_SECONDS, MOST_PAUSES = 2048, 0.01, 10
+FEW_BYTES, WAIT_MS = 1 << 16, 20  # a broker that has less waits so long: else it answers every click of its own
 
 
 class Membership(NamedTuple):
@@ -68,9 +69,11 @@ class CommittedReads(AIOKafkaConsumerThread):
         # Only here: Faust's transaction mode takes last stable offsets for the end, unknown before the first fetch.
         self.consumer.in_transaction = True
         try:
-            return super()._create_worker_consumer(transport)
+            consumer = super()._create_worker_consumer(transport)
         finally:
             self.consumer.in_transaction = False
+        consumer._fetch_min_bytes, consumer._fetch_max_wait_ms = FEW_BYTES, WAIT_MS  # no setting of Faust's
+        return consumer
 
 
 class ChunkConsumer(Consumer):

@@ -19,7 +19,7 @@ COLOURS = {
     "kafka_streams": "#c2571a", "kafka_streams_cached": "#e0a06f", "kafka_streams_exactly_once": "#8c2f39",
     "faust": "#4d8f5b", "bytewax": "#8a63b8", "quix": "#b8860b", "plain_loop": "#9aa3b2",
     "lstm": "#4d8f5b", "full_attention": "#c2571a", "full_attention_cached": "#e0a06f", "whole_sequence": "#8a63b8",
-    "library_reformer": "#8c2f39",
+    "library_reformer": "#8c2f39", "skewed": "#4c83d6", "skewed_by_steps": "#b9c6dc",
 }  # fmt: skip
 STYLE = {
     "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 9, "axes.edgecolor": "#aab2c0",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from importlib.metadata import version
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from aiokafka.producer import sender
 from faust.stores.rocksdb import Store
 from faust.tables import TableManager
@@ -46,6 +48,20 @@ def test_faust_is_the_version_that_the_transport_was_written_for() -> None:
 )
 def test_a_private_name_is_still_there(owner: object, name: str, user: str) -> None:
     assert hasattr(owner, name), f"{owner} has no {name} any more; {WHY.format(user)}"
+
+
+def test_a_consumer_starts_with_the_waits_that_it_was_given_after_its_making() -> None:
+    async def story() -> None:
+        consumer = AIOKafkaConsumer()
+        try:
+            assert (consumer._fetch_min_bytes, consumer._fetch_max_wait_ms) == (1, 500), WHY.format("transport.py")
+        finally:
+            await consumer.stop()
+
+    asyncio.run(story())
+    source = inspect.getsource(AIOKafkaConsumer.start)
+    for name in ("fetch_min_bytes", "fetch_max_wait_ms"):
+        assert f"{name}=self._{name}" in source, WHY.format("transport.py")
 
 
 @pytest.mark.parametrize(("hungry_after", "pauses"), [(0, 1), (3, 4), (1000, MOST_PAUSES)])
