@@ -12,25 +12,45 @@ from model.contract.rows import Array
 from model.contract.stages import STAGES
 from model.evaluation.figures import Answers, Positions, area, interval, rank
 from model.evaluation.runs import Done
+from model.measures import log_loss
 from model.transfer.experiment import BOOSTING, SCRATCH, ZERO_SHOT, transferred
 
 TOP = 0.05  # of the positions, for precision
-COLOURS = ("#888888", "#0b6e99", "#3b3b98", "#2f9e8f", "#6b8e23", "#a83279", "#b8860b", "#d9730d", "#222222")
-FIGURES = ("auc", "precision")
+COLOURS = (
+    "#888888",
+    "#0b6e99",
+    "#3b3b98",
+    "#2f9e8f",
+    "#6b8e23",
+    "#a83279",
+    "#b8860b",
+    "#d9730d",
+    "#222222",
+    "#c23b22",
+    "#7f6a55",
+)
+FIGURES = ("auc", "precision", "log_loss")  # of the first two more is better, of the third less
+PICKED, RIVALS = "picked", (SCRATCH, BOOSTING, ZERO_SHOT)
 Replicated = dict[str, Array]  # figure -> (1 + R, 2, S): itself, then its replicates
 
 
 def replicated(positions: Positions, answers: Answers, draws: Array) -> Replicated:
-    """Measure AUC and precision among the likeliest positions, themselves and by bootstrap replicates of the users."""
+    """Measure what a contender says, all positions and by bootstrap replicates of the users."""
     weights = [np.ones(len(positions.user)), *(draw[positions.user] for draw in draws)]
     found = {name: np.full((len(weights), len(SCOPES), len(STAGES)), np.nan) for name in FIGURES}
     for a in range(len(SCOPES)):
         for s in range(len(STAGES)):
             p, y = answers.after[:, a, s].astype(np.float64), positions.outcomes[:, a, s].astype(np.float64)
-            ranked, order = rank(p, y), np.argsort(-p, kind="stable")
+            ranked, order, losses = rank(p, y), np.argsort(-p, kind="stable"), log_loss(p[None], y[None])
             found["auc"][:, a, s] = [area(ranked, weight) for weight in weights]
             found["precision"][:, a, s] = [_top(y[order], weight[order]) for weight in weights]
+            found["log_loss"][:, a, s] = [np.average(losses, weights=weight) for weight in weights]
     return found
+
+
+def averaged(parts: Sequence[Replicated]) -> Replicated:
+    """Return the mean of what was measured on several draws of users, replicate by replicate."""
+    return {name: np.mean([part[name] for part in parts], axis=0) for name in FIGURES}
 
 
 def _top(y: Array, weight: Array) -> float:
@@ -40,20 +60,20 @@ def _top(y: Array, weight: Array) -> float:
     return float((y[:end] * weight[:end]).sum() / summed[end - 1])
 
 
-def summary(found: Mapping[str, Replicated], done: Mapping[str, Done], names: Sequence[str]) -> dict[str, Any]:
-    """Return the figures of one budget: each contender, which one the validation users pick, and paired leads."""
-    picked = min(transferred(list(names)), key=lambda name: done[name].facts["validation"])
-    rivals = {
-        f"picked over {SCRATCH}": (picked, SCRATCH),
-        f"picked over {BOOSTING}": (picked, BOOSTING),
-        f"picked over {ZERO_SHOT}": (picked, ZERO_SHOT),
-        f"full over {ZERO_SHOT}": ("full", ZERO_SHOT),
-    }
+def summary(
+    parts: Sequence[Mapping[str, Replicated]], done: Sequence[Mapping[str, Done]], names: Sequence[str]
+) -> dict[str, Any]:
+    """Return the figures of one budget, means over draws: each contender, what the users pick, paired leads."""
+    picks = [min(transferred(list(names)), key=lambda name: one[name].facts["validation"]) for one in done]
+    found = {name: averaged([part[name] for part in parts]) for name in names}
+    found[PICKED] = averaged([part[name] for part, name in zip(parts, picks, strict=True)])
+    facts = {name: [one[name].facts for one in done] for name in names}
+    facts[PICKED] = [one[name].facts for one, name in zip(done, picks, strict=True)]
     return {
-        "users": done[picked].facts["users"],
-        "picked": picked,
-        "contenders": {name: _contender(found[name], done[name]) for name in names},
-        "paired": {name: _paired(found[mine], found[theirs]) for name, (mine, theirs) in rivals.items()},
+        "users": done[0][names[0]].facts["users"],
+        "picks": picks,
+        "contenders": {name: _contender(found[name], facts[name]) for name in (PICKED, *names)},
+        "paired": {f"{PICKED} over {name}": _paired(found[PICKED], found[name]) for name in RIVALS},
     }
 
 
@@ -67,15 +87,14 @@ def _cell(values: Array) -> dict[str, Any]:
     return {"value": float(values[0]), "interval": interval(values[1:])}
 
 
-def _contender(found: Replicated, done: Done) -> dict[str, Any]:
+def _contender(found: Replicated, facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     told: dict[str, Any] = {"mean": {name: _cell(_mean(found[name])) for name in FIGURES}}
     for a, scope in enumerate(SCOPES):
         told[scope] = {
             str(stage): {name: _cell(found[name][:, a, s]) for name in FIGURES} for s, stage in enumerate(STAGES)
         }
-    facts = done.facts
-    told["cost"] = {"cpu_seconds": facts["cpu_seconds"], "epochs": len(facts["curve"])}
-    return told | {"validation_loss": facts["validation"]}
+    told["cost"] = {name: float(np.mean([fact[name] for fact in facts])) for name in ("cpu_seconds", "epochs")}
+    return told | {"validation_loss": float(np.mean([fact["validation"] for fact in facts]))}
 
 
 def _paired(mine: Replicated, theirs: Replicated) -> dict[str, Any]:
@@ -83,18 +102,23 @@ def _paired(mine: Replicated, theirs: Replicated) -> dict[str, Any]:
 
 
 def table(budgets: Mapping[str, Any]) -> str:
-    """Lay out the mean AUC of each contender by budget; * is the pick of the validation users."""
-    names = list(next(iter(budgets.values()))["contenders"])
-    lines = [f"{'mean AUC':20}" + "".join(f"{float(share):>20.0%}" for share in budgets)]
-    for name in names:
-        cells = []
-        for figures in budgets.values():
-            cell = figures["contenders"][name]["mean"]["auc"]
-            low, high = cell["interval"]
-            mark = "*" if figures["picked"] == name else " "
-            cells.append(f"  {cell['value']:.3f}{mark}({low:.2f}-{high:.2f})".rjust(20))
-        lines.append(f"{name:20}" + "".join(cells))
+    """Lay out the mean AUC of each contender by budget, and the paired leads in AUC and log-loss."""
+    first = next(iter(budgets.values()))
+    lines = [f"{'mean AUC':28}" + "".join(f"{float(share):>22.0%}" for share in budgets)]
+    for name in first["contenders"]:
+        cells = [figures["contenders"][name]["mean"]["auc"] for figures in budgets.values()]
+        lines.append(f"{name:28}" + "".join(_told(cell, "") for cell in cells))
+    for figure in ("auc", "log_loss"):
+        lines.append(f"lead in {figure}")
+        for name in first["paired"]:
+            cells = [figures["paired"][name][figure] for figures in budgets.values()]
+            lines.append(f"{name:28}" + "".join(_told(cell, "+") for cell in cells))
     return "\n".join(lines)
+
+
+def _told(cell: Mapping[str, Any], sign: str) -> str:
+    low, high = cell["interval"]
+    return f"{cell['value']:{sign}.3f} ({low:{sign}.3f} {high:{sign}.3f})".rjust(22)
 
 
 def picture(told: Mapping[str, Any]) -> bytes:
@@ -120,7 +144,7 @@ def picture(told: Mapping[str, Any]) -> bytes:
     axes[2].set_yscale("log")
     axes[2].set_title("cost of a fit, processor seconds", fontsize=9)
     for panel in axes:
-        users = [figures["users"]["train"] + figures["users"]["validation"] for figures in budgets.values()]
+        users = [figures["users"]["budget"] for figures in budgets.values()]
         panel.set_xticks(place, [f"{float(s):.0%}\n{n} users" for s, n in zip(budgets, users, strict=True)], fontsize=8)
         panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)

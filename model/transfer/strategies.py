@@ -4,6 +4,7 @@ A network is cut by depth: embeddings, layers, heads. Each strategy gives every 
 which may change from epoch to epoch; a part with none is frozen and costs no gradient.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from model.calibrate import sigmoid
 from model.contract.rows import Array
 from model.examples import CENSORED, Examples
-from model.fit import Settings, Trainer
+from model.fit import Settings, Trainer, score
 from model.measures import auc
 from model.reformer import ClickModel
 from model.tabular import counts
@@ -22,6 +24,7 @@ from model.tabular import counts
 DECAY = 0.4  # of the learning rate from each part to the one below, with discriminative learning rates
 MOST_WEIGHT = 10.0  # of a source user whom the domain classifier takes for one of the target
 ROWS_COMPARED = 20_000  # of each domain
+MOST_SHIFT, HALVINGS = 30.0, 40  # of a logit by recalibration, and how finely it is found
 
 Factors = Callable[[int, int], list[float]]  # parts from below, epoch from 0 -> factor of each part
 
@@ -85,6 +88,26 @@ class FineTuner(Trainer):
             for parameter in part:
                 parameter.requires_grad_(factor > 0)
         super().run_epoch(examples, train, validation, progress)
+
+
+def recalibrated(model: ClickModel, target: Examples, users: list[int]) -> ClickModel:
+    """Shift the reach logits until the probabilities are on average as often right as some users of the target reach.
+
+    The rates are drawn towards those that the model expects by a user's worth of positions. Nobody is ranked otherwise.
+    """
+    told = score(model, target, users)
+    weight = told.weight[:, None, None] / told.weight.sum()
+    expected = (weight * sigmoid(told.logits)).sum(0)  # (2, S)
+    rate = ((weight * told.outcomes).sum(0) * len(users) + expected) / (len(users) + 1)
+    low, high = np.full(rate.shape, -MOST_SHIFT), np.full(rate.shape, MOST_SHIFT)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        above = (weight * sigmoid(told.logits + middle)).sum(0) > rate
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    moved = copy.deepcopy(model)
+    with torch.no_grad():
+        moved.reach.bias.add_(torch.from_numpy((low + high) / 2).float().flatten())
+    return moved
 
 
 def source_weights(source: Examples, target: Examples, train: list[int], seed: int) -> tuple[Array, float]:

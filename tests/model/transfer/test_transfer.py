@@ -10,19 +10,33 @@ import pytest
 import torch
 
 from model import train
+from model.calibrate import sigmoid
 from model.checkpoint import Checkpoint, read_checkpoint
 from model.contract.bundle import Calibration, Contract
 from model.contract.errors import FunnelcastError
 from model.contract.events import TYPE_CODE, TYPES
 from model.contract.stages import load_funnel
 from model.contract.vocabulary import Vocabulary
+from model.evaluation.figures import Answers
+from model.evaluation.runs import Done
 from model.examples import Examples
-from model.fit import Settings
+from model.fit import Settings, score
 from model.reformer import ClickModel, ReformerConfig, weights
 from model.transfer import command, remap
-from model.transfer.experiment import REWEIGHTED, Setting, budgets_of, trainer_of
-from model.transfer.figures import _top
-from model.transfer.strategies import STRATEGIES, FineTuner, joined, parts_of, source_weights
+from model.transfer.budgets import budgets_of
+from model.transfer.experiment import (
+    BOOSTING,
+    RECALIBRATED,
+    REWEIGHTED,
+    SCRATCH,
+    ZERO_SHOT,
+    Setting,
+    decide,
+    run_one,
+    tuning_of,
+)
+from model.transfer.figures import FIGURES, _top, summary
+from model.transfer.strategies import STRATEGIES, FineTuner, joined, parts_of, recalibrated, source_weights
 
 torch.set_num_threads(1)
 
@@ -144,22 +158,81 @@ def test_no_source_rows_of_a_test_user_are_trained_on() -> None:
     target, source = examples(40), examples(30)  # the same names in both
     budgets, test = budgets_of(target, [1.0], 0)
     setting = Setting(fresh(), target, test, source, Settings(TINY), 5e-4, 1, False)
-    seen: list[set[str]] = []
+    held = budgets[0].folds[0]
+    tuning = tuning_of(setting, budgets[0].without(0), held, REWEIGHTED, False)
+    names = {tuning.examples.users[user] for user in tuning.users}
+    assert len(tuning.users) > len(budgets[0].without(0))
+    assert not names & {target.users[user] for user in [*test, *held]}
 
-    class Watched(FineTuner):
-        def run_epoch(self, examples: Examples, train: list[int], *more: object) -> None:
-            seen.append({examples.users[user] for user in train})
-            super().run_epoch(examples, train, *more)  # type: ignore[arg-type]
 
-    trainer_of(setting, budgets[0], REWEIGHTED, Watched)
-    assert len(seen[0]) > len(budgets[0].train)
-    assert not seen[0] & {target.users[user] for user in test}
+def learnable(users: int = 60) -> Examples:
+    """Rows of which the first feature says what is reached."""
+    found = examples(users)
+    reached = (found.features[:, 0] > 4).astype(np.int8)[:, None, None] * np.ones((1, 2, 6), np.int8)
+    return found._replace(reach=reached)
+
+
+def test_each_fold_of_a_budget_is_asked_once_and_by_none_that_learned_from_it() -> None:
+    budgets, _ = budgets_of(examples(200), [0.05, 1.0], seed=0)
+    for budget in budgets:
+        assert sorted(user for part in budget.folds for user in part) == budget.users
+        assert all(not set(part) & set(budget.without(number)) for number, part in enumerate(budget.folds))
+        assert all(
+            set(part) | set(budget.without(number)) == set(budget.users) for number, part in enumerate(budget.folds)
+        )
+
+
+def test_fine_tuning_goes_on_for_as_long_as_users_left_out_gain_by_it() -> None:
+    target = learnable()
+    budgets, test = budgets_of(target, [1.0], 0)
+    setting = Setting(fresh(), target, test, None, Settings(TINY, average=0.5), 2e-2, 4, False)
+    _, losses = decide(setting, budgets[0], "full")
+    assert min(losses[1:]) < losses[0]
+    told = run_one(setting, budgets[0], "full").facts
+    assert told["epochs"] == int(np.argmin(losses))
+    useless = setting._replace(learning_rate=10.0)
+    done, start = run_one(useless, budgets[0], "full"), run_one(useless, budgets[0], RECALIBRATED)
+    assert done.facts["epochs"] == 0
+    assert np.array_equal(done.answers.after, start.answers.after)
+    assert len(decide(setting, budgets[0], ZERO_SHOT)[1]) == 1
+
+
+def test_recalibration_meets_the_rates_of_the_target_and_ranks_nobody_otherwise() -> None:
+    target, model = examples(400, high=20), fresh()
+    users = list(range(400))
+    with torch.no_grad():
+        model.reach.bias.sub_(4.0)
+    before, after = (score(one, target, users) for one in (model, recalibrated(model, target, users)))
+    rates = sigmoid(after.logits).mean(0)
+    assert rates == pytest.approx(after.outcomes.mean(0), abs=0.01)
+    moved = after.logits - before.logits
+    assert moved == pytest.approx(np.broadcast_to(moved[0], moved.shape), abs=1e-4)
+    assert moved.min() > 3
 
 
 def test_precision_at_the_top_follows_its_definition() -> None:
     y = np.repeat([1.0, 0.0], [30, 970])
     assert _top(y, np.ones(1000)) == pytest.approx(30 / 50)
     assert _top(y, np.repeat([2.0, 1.0], [30, 970])) == 1.0
+
+
+def test_each_draw_is_answered_by_its_own_pick_and_leads_are_means_over_draws() -> None:
+    def measured(value: float) -> dict[str, np.ndarray]:
+        return {name: np.full((3, 2, 6), value) for name in FIGURES}
+
+    def done(validation: float) -> Done:
+        facts = {"validation": validation, "cpu_seconds": 1.0, "epochs": 1, "users": {}}
+        return Done(Answers(np.zeros(0), np.zeros(0)), facts)
+
+    names = [ZERO_SHOT, "full", SCRATCH, BOOSTING]
+    parts = [dict(zip(names, map(measured, row), strict=True)) for row in ((0.6, 0.7, 0.5, 0.5), (0.7, 0.6, 0.5, 0.4))]
+    fits = [dict(zip(names, map(done, row), strict=True)) for row in ((0.4, 0.3, 0.1, 0.1), (0.4, 0.5, 0.1, 0.1))]
+    told = summary(parts, fits, names)
+    assert told["picks"] == ["full", ZERO_SHOT]
+    assert told["contenders"]["picked"]["mean"]["auc"]["value"] == pytest.approx(0.7)
+    leads = {name: cells["auc"]["value"] for name, cells in told["paired"].items()}
+    expected = {"picked over from_scratch": 0.2, "picked over boosting": 0.25, "picked over zero_shot": 0.05}
+    assert leads == pytest.approx(expected)
 
 
 def write_log(path: Path, users: int, seed: int) -> Path:
@@ -187,15 +260,15 @@ def test_a_transfer_is_reported_by_budget_and_goes_on_where_it_stopped(
     source = write_log(tmp_path / "source.csv", 40, 1)
     target = write_log(tmp_path / "target.csv", 60, 2)
     run(train, str(source), "--out", str(tmp_path / "run"), "--epochs", "1")
-    words = [str(tmp_path / "run"), str(target), "--out", str(tmp_path / "out"), "--shares", "20,100", "--epochs", "1"]
+    words = [str(tmp_path / "run"), str(target), "--out", str(tmp_path / "out"), "--shares", "30,100", "--epochs", "1"]
     words += ["--resamples", "20", "--source-log", str(source)]
     run(command, *words)
     told = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert (tmp_path / "out" / "transfer.png").read_bytes().startswith(b"\x89PNG")
     for figures in told["budgets"].values():
-        names = {"zero_shot", *STRATEGIES, "reweighted_source", "from_scratch", "boosting"}
-        assert set(figures["contenders"]) == names
-        assert figures["picked"] in names - {"from_scratch", "boosting"}
+        names = {"zero_shot", "recalibrated", *STRATEGIES, "reweighted_source", "from_scratch", "boosting"}
+        assert set(figures["contenders"]) == names | {"picked"}
+        assert set(figures["picks"]) <= names - {"from_scratch", "boosting"}
         for cell in figures["contenders"].values():
             low, high = cell["mean"]["auc"]["interval"]
             assert 0 <= low <= high <= 1
