@@ -27,7 +27,8 @@ from model.tallies import tallies
 RECIPE = ("pretrain", "taught", "balance")  # settings that have an option of their name
 DEFAULTS = {"pretrain": 0, "taught": True, "balance": 0.0}  # what `train` and `evaluate` do unless told otherwise
 
-NETWORK_SHARE = np.array([[0.35], [0.7]])  # of the average, in the category and anywhere; the rest is boosting's
+# The network's share of the average by stage, in the category and anywhere; the rest is boosting's.
+NETWORK_SHARE = np.array([[0.15, 0.15, 0.35, 0.35, 0.35, 0.35], [0.7] * 6])
 TREE_ROWS = 500_000  # boosting learns from about so many
 RAMPS, DROPOUT, LEARNING_RATE, BATCH_ROWS = 12, 0.05, 3e-3, 1024  # of the pupil
 LESSON_STEPS, LEAST_EPOCHS, MOST_EPOCHS = 550, 4, 60  # how long it learns
