@@ -1,7 +1,8 @@
 """The recipe: a network that learned from outcomes and gradient boosting teach the network that is kept.
 
-What they say on average is better than either, and costs a worker two models; their pupil says nearly the same at the
-cost of one. It begins as the network, sees the features more finely, since answers without chance in them cannot be
+What they say on average is better than either, and costs a worker two models, and tallies of each user's whole past
+that only the trees are given. Their pupil sees the rows, and says what can be told from them at the cost of one
+network. It begins as the first one, sees the features more finely, since answers without chance in them cannot be
 learned by heart, and learns what its teachers say about every row, censored ones included.
 """
 
@@ -14,17 +15,20 @@ import numpy as np
 
 from model.batches import batches, segments
 from model.calibrate import sigmoid
+from model.contract.rows import Array
 from model.devices import CPU, Device
 from model.examples import CENSORED, Examples, at_most
 from model.fit import Settings, Trainer, score
 from model.measures import Phases
 from model.reformer import ClickModel
 from model.tabular import Tabular, boosting, bytes_and_type
+from model.tallies import tallies
 
 RECIPE = ("pretrain", "taught", "balance")  # settings that have an option of their name
 DEFAULTS = {"pretrain": 0, "taught": True, "balance": 0.0}  # what `train` and `evaluate` do unless told otherwise
 
-NETWORK_SHARE = np.array([[0.35], [0.7]])  # of the average, in the category and anywhere; the rest is boosting's
+# The network's share of the average by stage, in the category and anywhere; the rest is boosting's.
+NETWORK_SHARE = np.array([[0.15, 0.15, 0.35, 0.35, 0.35, 0.35], [0.7] * 6])
 TREE_ROWS = 500_000  # boosting learns from about so many
 RAMPS, DROPOUT, LEARNING_RATE, BATCH_ROWS = 12, 0.05, 3e-3, 1024  # of the pupil
 LESSON_STEPS, LEAST_EPOCHS, MOST_EPOCHS = 550, 4, 60  # how long it learns
@@ -57,7 +61,7 @@ def follow(
     run(first, "teacher" if settings.taught else "")
     if not settings.taught:
         return Trained(first)
-    trees = Tabular(lambda: boosting(settings.seed, settings.trees), bytes_and_type, stops_early=True)
+    trees = Tabular(lambda: boosting(settings.seed, settings.trees), seen_by_trees, stops_early=True)
     trees.fit(examples, at_most(TREE_ROWS, examples, users), validation, None)
     pupil = Trainer(settings_of_pupil(settings, examples, users), device)
     pupil.lessons = lessons_of(first.best_model(), trees, examples, [*users, *validation])
@@ -65,6 +69,11 @@ def follow(
     pupil.start_from(first.best_model(), pupil.lessons, validation)
     run(pupil, "")
     return Trained(pupil, first)
+
+
+def seen_by_trees(examples: Examples, rows: Array) -> Array:
+    """Return the columns that a worker has too, and after them those that it has not."""
+    return np.hstack([bytes_and_type(examples, rows), tallies(examples, rows)])
 
 
 def settings_of_pupil(settings: Settings, examples: Examples, users: list[int]) -> Settings:

@@ -10,7 +10,8 @@ from model.calibrate import sigmoid
 from model.contract.features import WIDTH
 from model.examples import CENSORED, Examples
 from model.fit import Settings, Trainer, score
-from model.recipe import NETWORK_SHARE, RAMPS, follow, lessons_of, settings_of_pupil
+from model.measures import auc
+from model.recipe import NETWORK_SHARE, RAMPS, follow, lessons_of, seen_by_trees, settings_of_pupil
 from model.reformer import ClickModel, ReformerConfig
 from model.tabular import Tabular, Trees, boosting, bytes_and_type
 
@@ -54,6 +55,21 @@ def test_a_pupil_is_told_the_mean_of_its_teachers_logits_in_every_row_of_those_a
     others = np.ones(len(data.ts), bool)
     others[np.r_[data.start[2] : data.start[3], data.start[7] : data.start[8]]] = False
     assert (lessons.reach[others] == CENSORED).all()
+
+
+def test_trees_that_teach_see_how_often_a_user_came_back_to_a_category_which_a_worker_does_not_keep(
+    data: Examples,
+) -> None:
+    rows = np.arange(len(data.ts))
+    often = np.array([(data.category[row - row % 20 : row + 1] == data.category[row]).sum() for row in rows])
+    reach = np.repeat(often > 1, 12).reshape(-1, 2, 6).astype(np.int8)
+    found = []
+    for columns in (bytes_and_type, seen_by_trees):
+        trees = Tabular(lambda: boosting(0, Trees(min_samples_leaf=5)), columns, stops_early=True)
+        trees.fit(data._replace(reach=reach), TRAIN, VALIDATION, False)
+        found.append(auc(trees.logits(data._replace(reach=reach), VALIDATION)[:, 0, 0], reach[rows >= 800][:300, 0, 0]))
+    assert found[0] < 0.8
+    assert found[1] > 0.99
 
 
 def test_a_pupil_says_what_its_teachers_say_more_nearly_than_the_network_that_it_began_as(data: Examples) -> None:
