@@ -1,7 +1,7 @@
 """The gate: a new checkpoint and the bundle that serves in, a verdict out: is the new one worse, beyond noise?
 
 Both answer the same rows of the same log, of users whom the checkpoint kept aside. The same bootstrap replicates of
-these users measure both, so the differences are paired.
+these users measure both, so the differences are paired. What two runtimes may differ by is no difference.
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ from model.answering import Answerer, GraphAnswerer, TorchAnswerer, reach_logits
 from model.checkpoint import Checkpoint, read_checkpoint
 from model.contract.bundle import SCOPES
 from model.contract.errors import FunnelcastError
+from model.contract.graph import TOLERANCE
 from model.contract.rows import Array, Rules
 from model.contract.stages import STAGES
 from model.datasets import Log, read_columns
@@ -94,7 +95,7 @@ def compare(sample: Sample, new: Answerer, old: Answerer, described: Checkpoint)
     worse = []
     for name, sign in (("AUC", -1), ("log-loss", 1)):
         cell = mean[name]
-        if min(sign * bound for bound in cell["interval"]) > 0:
+        if min(sign * bound for bound in cell["interval"]) > TOLERANCE:
             worse.append(
                 f"mean {name} {cell['new']:.4f} against {cell['serving']:.4f}, a difference of"
                 f" {cell['difference']:+.4f} ({cell['interval'][0]:+.4f} to {cell['interval'][1]:+.4f})"
