@@ -122,7 +122,7 @@ class HotScorer:
             return False
         logits.reach[run.rows], logits.next_type[run.rows] = reach, next_type
         self._pool.write(ring, key, value)
-        np.maximum.at(self.rows, feed["slot"], rows.number[run.rows] + 1)
+        self.rows[feed["slot"]] = rows.number[run.rows] + 1  # of a slot that comes again the last one stays
         return True
 
     def _ready(self, rows: Rows, first: Array) -> npt.NDArray[np.bool_]:
@@ -175,7 +175,7 @@ class HotScorer:
         self.rows[slots] += 1
 
     def _verify(self) -> None:
-        """Feed the golden sequences row by row them as the whole-sequence graph does."""
+        """Feed the golden sequences by steps, then in bursts: both must answer as the whole-sequence graph does."""
         golden = self._scorer.bundle.golden()
         real = np.arange(golden["type"].shape[1]) < golden["lengths"][:, None]  # (B, L)
         user, number = np.nonzero(real)

@@ -139,7 +139,7 @@ class UserStates:
         self._slot[users[given]], self._ticket[users[given]] = taken, tickets
         kept = slot != NOT_KEPT
         begin = np.where(hit, since, wanted.begin)
-        # Of the users whose state is there, and new ones: what a new row costs twice of, a rebuild costs once of all.
+        # A new row costs in a burst what two cost in a rebuild, which reads the rows that the state holds again.
         steps = kept & (wanted.end - begin <= FEW_ROWS + begin - wanted.begin)
         begin = np.where(steps, begin, wanted.begin)
         at_once = steps & (hot.pending[slot] == 0)

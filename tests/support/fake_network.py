@@ -95,18 +95,21 @@ class BurstGraph:
     def __init__(self, step: StepGraph) -> None:
         self.step = step
         self.rows: list[int] = []  # of each run
-        self.failing = False
+        self.failing = self.spoiling = False  # every run breaks, or is answered with no numbers
 
     def run(self, output_names: Sequence[str], input_feed: Mapping[str, Array]) -> Sequence[Array]:
         slot, before, state = input_feed["slot"], input_feed["previous"][:, 0], self.step.state_of
         assert (slot[before[before >= 0]] == slot[before >= 0]).all(), "rows before a row are its user's"
         if self.failing or self.step.failing_types & set(input_feed["type"].tolist()):
             raise RuntimeError("the network is broken")
-        self.rows.append(len(slot))
         h, added = state(slot), worth(input_feed)
         for row, last in enumerate(before.tolist()):
             h[row] = (31 * (h[last] if last >= 0 else h[row]) + added[row]) % MODULUS
-        return self.step.answers(h, input_feed)
+        answers = self.step.answers(h, input_feed)
+        if self.spoiling:
+            return [np.full_like(part, np.nan) if part.dtype.kind == "f" else part for part in answers]
+        self.rows.append(len(slot))
+        return answers
 
 
 class FakeBundle(Bundle):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 
-import numpy as np
 import pytest
 
 from model.contract.events import ClickEvent
@@ -13,7 +12,7 @@ from model.contract.pool import Pool
 from model.contract.rows import LMAX
 from tests.support.fake_network import STATE, BurstGraph, StepGraph, WholeGraph, fake_bundle
 from tests.support.hot_runs import HotRun, distances
-from worker.hotscorer import HotScorer, runs_of
+from worker.hotscorer import HotScorer
 from worker.hotstate import FEW_ROWS
 from worker.scorer import Scorer
 
@@ -154,29 +153,11 @@ def test_many_new_rows_of_a_user_are_fed_in_bursts_unless_a_rebuild_costs_less()
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_no_run_takes_the_rows_of_a_user_out_of_order_or_those_of_two_users_of_a_slot(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    slots = (rng.integers(1, 300) * rng.random(rng.integers(1, 1500)) ** 2).astype(int)
-    tickets, most = np.zeros(len(slots), int), int(rng.integers(1, 17))
-    for slot in rng.integers(0, 9, 4):  # some change hands
-        tickets[(slots == slot) & (np.arange(len(slots)) >= rng.integers(len(slots)))] = slot + 1
-    taken = list(runs_of(slots, tickets, most))
-    for run in taken:
-        assert run.turn.max() < most
-        for slot in np.unique(slots[run.rows]):
-            mine = np.flatnonzero(slots[run.rows] == slot)
-            assert (np.diff(mine) == 1).all() and run.turn[mine].tolist() == [*range(len(mine))]
-            assert len(np.unique(tickets[run.rows[mine]])) == 1
-    order = np.concatenate([run.rows for run in taken])
-    assert np.array_equal(np.sort(order), np.arange(len(slots)))
-    assert all((np.diff(order[slots[order] == slot]) > 0).all() for slot in np.unique(slots))
-
-
-def test_steps_take_over_where_a_burst_fails() -> None:
+@pytest.mark.parametrize("way", ["failing", "spoiling"])
+def test_steps_take_over_where_a_burst_fails(way: str) -> None:
     async def story() -> None:
         bench = Bench(slots=4, partitions=1)
-        bench.burst.failing = True
+        setattr(bench.burst, way, True)
         bench.fold(0, clicks("ann", range(9)))
         await bench.verify()
         assert (bench.burst.rows, bench.step.waves, bench.whole.rows) == ([], [1] * 9, [])

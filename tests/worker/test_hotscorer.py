@@ -1,0 +1,27 @@
+"""What one run of a step graph may take."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from worker.hotscorer import runs_of
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_run_takes_the_rows_of_a_user_out_of_order_or_those_of_two_users_of_a_slot(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    slots = (rng.integers(1, 300) * rng.random(rng.integers(1, 1500)) ** 2).astype(int)
+    tickets, most = np.zeros(len(slots), int), int(rng.integers(1, 17))
+    for slot in rng.integers(0, 9, 4):  # some change hands
+        tickets[(slots == slot) & (np.arange(len(slots)) >= rng.integers(len(slots)))] = slot + 1
+    taken = list(runs_of(slots, tickets, most))
+    for run in taken:
+        assert run.turn.max() < most
+        for slot in np.unique(slots[run.rows]):
+            mine = np.flatnonzero(slots[run.rows] == slot)
+            assert (np.diff(mine) == 1).all() and run.turn[mine].tolist() == [*range(len(mine))]
+            assert len(np.unique(tickets[run.rows[mine]])) == 1
+    order = np.concatenate([run.rows for run in taken])
+    assert np.array_equal(np.sort(order), np.arange(len(slots)))
+    assert all((np.diff(order[slots[order] == slot]) > 0).all() for slot in np.unique(slots))
