@@ -29,8 +29,13 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"graph    sha256 {bundle.model_sha256}")
     print(
         f"parity   {parity.positions:,} positions: reach within {parity.reach:.1e}, next type within"
-        f" {parity.next_type:.1e}; {parity.near_ties_flipped} of {parity.decisions:,} hash decisions fell differently"
+        f" {parity.next_type:.1e}"
     )
+    if step is None:
+        kind = bundle.provenance["model"]["network"]
+        print(f"step     none: a network of the kind {kind} keeps no hot state, the worker scores whole sequences")
+        return 0
+    print(f"         {parity.near_ties_flipped} of {parity.decisions:,} hash decisions fell differently, all near-ties")
     print(
         f"step     {step.positions:,} positions, users of up to {step.longest:,} rows: reach within {step.reach:.1e},"
         f" from a rebuilt state within {step.rebuilt:.1e}; near-ties of {step.near_ties_flipped} users fell differently"

@@ -1,6 +1,7 @@
 """Pack a bundle: the directory that the worker loads, complete or not there at all.
 
 In: a checkpoint. Out: a new directory with its graphs, contract, calibration, golden inputs and provenance.
+A network without windowed-bucket attention has no step graphs: the worker then scores whole sequences.
 Everything is written under a temporary name, checked (parity with torch, the contract's own loader), then renamed.
 """
 
@@ -38,16 +39,18 @@ from model.contract.bundle import (
     to_json,
 )
 from model.contract.errors import FunnelcastError
+from model.networks import RECURRENT
 from model.reformer import WEIGHTS, ClickModel
 
 GOLDEN_LENGTHS = (1, 7, 32, 33, 90, 128)  # rows of the golden users, padded with garbage to the longest
 GOLDEN_SEED = 20171125
+EXPORTABLE = ("reformer", *RECURRENT)
 PACKAGES = ("funnelcast", "torch", "reformer-pytorch", "numpy", "onnx", "onnxruntime")
 
 
 def pack(
     checkpoint: Path, target: Path, name: str = "", gate: dict[str, Any] | None = None
-) -> tuple[Bundle, Parity, StepParity]:
+) -> tuple[Bundle, Parity, StepParity | None]:
     """Export a checkpoint into a new bundle directory; on any failure nothing is left behind.
 
     `gate` are the figures of its comparison with the serving bundle, for the provenance.
@@ -55,10 +58,10 @@ def pack(
     if target.exists():
         raise FunnelcastError(f"{target} exists already, expected a new name; remove it or choose another")
     model, config = read_checkpoint(checkpoint)
-    if config.model.network != "reformer":
+    if config.model.network not in EXPORTABLE:
         raise FunnelcastError(
-            f"{checkpoint} holds a network of the kind {config.model.network}, but only reformer can be exported; train"
-            " one with --model reformer"
+            f"{checkpoint} holds a network of the kind {config.model.network}, but only {', '.join(EXPORTABLE)} can be"
+            " exported; train one with --model"
         )
     identity = {"name": name or config.name, "version": sha256(checkpoint / WEIGHTS)[:12]}
     parent = target.absolute().parent
@@ -79,21 +82,23 @@ def pack(
 
 def fill(
     folder: Path, model: ClickModel, config: Checkpoint, identity: dict[str, str], gate: dict[str, Any]
-) -> tuple[Parity, StepParity]:
+) -> tuple[Parity, StepParity | None]:
     """Write every file of the bundle; ParityError if a graph does not score as torch does."""
-    contract = msgspec.structs.replace(config.contract, state=state_of(model.config))
+    stepping = bool(model.attentions())
+    contract = msgspec.structs.replace(config.contract, state=state_of(model.config) if stepping else None)
     export_onnx(model, folder / MODEL)
-    export_step(model, folder / STEP)
-    export_step(model, folder / BURST, burst=True)
-    for graph in (MODEL, STEP, BURST):
-        add_identity(folder / graph, identity, contract)
+    if stepping:
+        export_step(model, folder / STEP)
+        export_step(model, folder / BURST, burst=True)
+    for graph in folder.glob("*.onnx"):
+        add_identity(graph, identity, contract)
     parity = check_parity(model, folder / MODEL, contract.length_classes)
-    step_parity = check_step(model, folder / MODEL, folder / STEP, folder / BURST)
+    step_parity = check_step(model, folder / MODEL, folder / STEP, folder / BURST) if stepping else None
     (folder / CONTRACT).write_bytes(to_json(contract))
     (folder / CALIBRATION).write_bytes(to_json(config.calibration))
     np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden(model))
     told = provenance(config, identity) | {
-        "parity": parity._asdict() | {"step": step_parity._asdict()},
+        "parity": parity._asdict() | ({"step": step_parity._asdict()} if step_parity else {}),
         **({"gate": gate} if gate else {}),
         "files": {name: sha256(folder / name) for name in files(contract)},
     }

@@ -15,7 +15,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from export.to_onnx import INPUTS, OUTPUTS, WHOLE_OUTPUTS
+from export.to_onnx import INPUTS, OUTPUTS
 from model.attention import WindowedLSHAttention
 from model.contract.errors import FunnelcastError
 from model.reformer import ClickModel, ReformerConfig, Rows
@@ -71,7 +71,7 @@ def compare(
     """Compare one batch: hash decisions, then the values of users whose decisions agree."""
     expected, decisions, ties = run_torch(model, inputs)
     real = np.arange(inputs["type"].shape[1])[None] < inputs["lengths"][:, None]  # (B, L)
-    made = np.stack(traced.run(None, inputs)[len(WHOLE_OUTPUTS) :])  # (layers, B, L, H*R)
+    made = np.reshape(traced.run(None, inputs)[len(shipped.get_outputs()) :], decisions.shape)
     differ = (made != decisions) & real[None, :, :, None]
     if (differ & ~ties).any():
         raise ParityError(
@@ -116,7 +116,10 @@ def check_alone(
 
 
 def run_torch(model: ClickModel, inputs: Arrays) -> tuple[Arrays, npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return torch's logits, its hash decisions (layers, B, L, H*R), and where these are near-ties."""
+    """Return torch's logits, its hash decisions (layers, B, L, H*R), and where these are near-ties.
+
+    A network that does not hash has no layers of them.
+    """
     seen: list[tuple[Tensor, Tensor]] = []
 
     def note(module: Any, arguments: tuple[Tensor, ...], result: tuple[Tensor, ...]) -> None:
@@ -129,6 +132,8 @@ def run_torch(model: ClickModel, inputs: Arrays) -> tuple[Arrays, npt.NDArray[An
         for hook in hooks:
             hook.remove()
     batch, length = inputs["type"].shape
+    if not seen:
+        return logits, np.zeros((0, batch, length, 0), np.int64), np.zeros((0, batch, length, 0), np.bool_)
     decisions, ties = (
         np.stack([part.view(batch, -1, length).transpose(1, 2).numpy() for part in column])
         for column in zip(*seen, strict=True)

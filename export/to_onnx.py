@@ -1,5 +1,5 @@
 """A ClickModel as onnxruntime runs it: model.onnx scores whole sequences, step.onnx one new row per user,
-burst.onnx several.
+burst.onnx several; the last two need windowed-bucket attention.
 
 In: a ClickModel. Out: ONNX files with dynamic batch, and length (a multiple of W) where there is one.
 """
@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from export.step import Step, state_of
-from export.whole import WholeSequence
+from export.whole import Recurrence, WholeSequence
+from model.networks import RECURRENT
 from model.reformer import ClickModel
 
 ROW = ("type", "item", "category", "features")
@@ -31,9 +32,11 @@ def export_onnx(model: ClickModel, path: Path) -> None:
     lengths = torch.tensor([4 * window, 5, window])
     ids = torch.ones(3, 4 * window, dtype=torch.long)
     features = torch.zeros(3, 4 * window, model.config.features, dtype=torch.uint8)
-    axes = {name: {0: "batch", 1: "length"} for name in (*ROW, *OUTPUTS)}
-    axes |= {name: {0: "batch"} for name in ("lengths", "rings", "counts")}
-    write(WholeSequence(model), (ids, ids, ids, features, lengths), path, INPUTS, WHOLE_OUTPUTS, axes)
+    recurrent = model.config.network in RECURRENT
+    graph, outputs = (Recurrence(model), OUTPUTS) if recurrent else (WholeSequence(model), WHOLE_OUTPUTS)
+    axes = {name: {0: "batch"} for name in (*INPUTS, *outputs)}
+    axes |= {name: {0: "batch", 1: "length"} for name in (*ROW, *OUTPUTS)}
+    write(graph, (ids, ids, ids, features, lengths), path, INPUTS, outputs, axes)
 
 
 def export_step(model: ClickModel, path: Path, burst: bool = False) -> None:
@@ -64,6 +67,8 @@ def write(
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # the exporter that keeps the batch dynamic
         warnings.filterwarnings("ignore", "Exporting aten::index")  # negative indices would be lost; there are none
+        warnings.filterwarnings("ignore", "Converting a tensor to a Python", module=r"torch\.nn\.modules\.rnn")
+        warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size")  # no state is given: any fits
         torch.onnx.export(
             graph.eval(), example, str(path), dynamo=False, opset_version=OPSET,
             input_names=list(inputs), output_names=list(outputs), dynamic_axes=axes,

@@ -1,7 +1,7 @@
 """The whole-sequence graph: every row of right-padded sequences, and the state after the last, as model.onnx.
 
 In: a ClickModel. Out: a module whose ONNX form takes any batch and length (a multiple of W).
-Sorting by hash bucket, windows and un-sorting are gathers.
+Sorting by hash bucket, windows and un-sorting are gathers. A recurrent network exports as torch has it.
 """
 
 from typing import Any
@@ -35,6 +35,20 @@ class WholeSequence(FusedModel):
             counts.append(count)
         reach, next_type = self.model.heads(self.hidden(left, right, wide))
         return reach, next_type, torch.cat(rings, 1), torch.cat(counts, 1)
+
+
+class Recurrence(nn.Module):
+    """The inference form of a ClickModel whose network is an LSTM or a GRU."""
+
+    def __init__(self, model: ClickModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, type: Tensor, item: Tensor, category: Tensor, features: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return reach (B, L, 2, S) and next_type (B, L, T) logits."""
+        return tuple(self.model(Rows(type, item, category, features, lengths)))
 
 
 class WholeLayer(FusedLayer):

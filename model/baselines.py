@@ -25,6 +25,7 @@ from model.tabular import (
     logit,
 )
 
+TAUGHT = "taught_"  # before the name of a network that follows our recipe
 PRIOR_POSITIONS = 20.0  # weight of the overall rate in a cell of the Markov table
 
 
@@ -94,7 +95,7 @@ class Network:
 def contender(name: str, settings: Settings, epochs: int) -> Contender:
     """Make one of CONTENDERS; `settings` and `epochs` are for networks, but for seed and trees.
 
-    Only ours follows the whole recipe: the others are single networks that learn from outcomes, without pre-training.
+    Ours and those whose name says so are taught, the others learn from outcomes alone; only ours may be pre-trained.
     """
     if name == "base_rate":
         return BaseRate()
@@ -105,9 +106,18 @@ def contender(name: str, settings: Settings, epochs: int) -> Contender:
     if name == "boosting":
         return Tabular(lambda: boosting(settings.seed, settings.trees), bytes_and_type, stops_early=True)
     if name != "reformer":
-        model = msgspec.structs.replace(settings.model, network=name)
-        settings = msgspec.structs.replace(settings, model=model, pretrain=0, taught=False)
+        network = name.removeprefix(TAUGHT)
+        model = msgspec.structs.replace(settings.model, network=network)
+        settings = msgspec.structs.replace(settings, model=model, pretrain=0, taught=name != network)
     return Network(settings, epochs)
 
 
-CONTENDERS = ("reformer", *NETWORKS, "boosting", "logistic", "markov", "base_rate")
+CONTENDERS = (
+    "reformer",
+    *NETWORKS,
+    *(TAUGHT + name for name in NETWORKS),
+    "boosting",
+    "logistic",
+    "markov",
+    "base_rate",
+)

@@ -29,7 +29,7 @@ class Sizes(Protocol):
 
 
 class Recurrent(nn.Module):
-    """An LSTM or a GRU."""
+    """An LSTM or a GRU; what stands after the last row of a user is 0."""
 
     def __init__(self, kind: type[nn.LSTM] | type[nn.GRU], sizes: Sizes) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor, input_mask: Tensor) -> Tensor:
         hidden: Tensor = self.cells(x)[0]  # (B, L, D)
-        return hidden
+        return hidden * input_mask[..., None]
 
 
 class Transformer(nn.Module):
@@ -76,6 +76,7 @@ class LibraryReformer(nn.Module):
         return hidden[:, :length]
 
 
+RECURRENT = ("lstm", "gru")
 NETWORKS: dict[str, Callable[[Sizes], nn.Module]] = {
     "lstm": lambda sizes: Recurrent(nn.LSTM, sizes),
     "gru": lambda sizes: Recurrent(nn.GRU, sizes),

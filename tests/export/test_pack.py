@@ -10,7 +10,7 @@ import torch
 
 from export.__main__ import main
 from export.pack import pack, sha256
-from export.parity import ParityError, session
+from export.parity import TOLERANCE, ParityError, expected_outputs, random_inputs, session
 from export.to_onnx import INPUTS, OUTPUTS, ROW, STEP_OUTPUTS
 from model.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from model.contract.bundle import BURST, FILES, PROVENANCE, STEP, Calibration, Contract, check_against, load_bundle
@@ -53,6 +53,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def test_a_bundle_comes_back_through_the_contract(tmp_path: Path, checkpoint: Path) -> None:
     packed, parity, step = pack(checkpoint, tmp_path / "made" / "bundle")
+    assert step is not None
     bundle = load_bundle(tmp_path / "made" / "bundle")
     check_against(bundle, load_funnel())
     assert bundle == packed
@@ -64,13 +65,43 @@ def test_a_bundle_comes_back_through_the_contract(tmp_path: Path, checkpoint: Pa
     assert list((tmp_path / "made").iterdir()) == [bundle.path]
 
 
-def test_a_network_that_has_no_graph_is_refused_by_its_name(tmp_path: Path, checkpoint: Path) -> None:
-    other = msgspec.structs.replace(TINY, network="lstm")
+def change_network(checkpoint: Path, network: str) -> None:
+    other = msgspec.structs.replace(TINY, network=network)
     _, described = read_checkpoint(checkpoint)
     save_checkpoint(checkpoint, ClickModel(other), msgspec.structs.replace(described, model=other))
-    with pytest.raises(FunnelcastError, match="of the kind lstm, but only reformer can be exported"):
+
+
+@pytest.mark.parametrize("network", ["transformer", "library_reformer"])
+def test_a_network_that_has_no_graph_is_refused_by_its_name(tmp_path: Path, checkpoint: Path, network: str) -> None:
+    change_network(checkpoint, network)
+    with pytest.raises(FunnelcastError, match=f"of the kind {network}, but only reformer, lstm, gru can be exported"):
         pack(checkpoint, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("network", ["lstm", "gru"])
+def test_a_recurrent_network_has_a_bundle_without_step_graphs_that_scores_as_torch_does(
+    tmp_path: Path,
+    checkpoint: Path,
+    network: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    change_network(checkpoint, network)
+    monkeypatch.setattr("sys.argv", ["export", str(checkpoint), str(tmp_path / "bundle")])
+    assert main() == 0
+    assert f"step     none: a network of the kind {network} keeps no hot state" in capsys.readouterr().out
+    bundle = load_bundle(tmp_path / "bundle")
+    check_against(bundle, load_funnel())
+    assert bundle.contract.state is None
+    assert sorted(file.name for file in bundle.path.iterdir()) == sorted((*FILES, PROVENANCE))
+    assert bundle.provenance["parity"]["positions"] > 0
+    assert bundle.provenance["parity"]["reach"] <= TOLERANCE
+    model, _ = read_checkpoint(checkpoint)
+    inputs = random_inputs(model.config, np.array([1, 9, 32]), 32, np.random.default_rng(4))
+    expected, real = expected_outputs(model, inputs), np.arange(32)[None] < inputs["lengths"][:, None]
+    for name, array in zip(OUTPUTS, session(bundle.model_path.read_bytes()).run(OUTPUTS, inputs), strict=True):
+        np.testing.assert_allclose(array[real], expected[name][real], atol=1e-5)
 
 
 def test_provenance_names_the_source_and_the_sha256_of_every_file(tmp_path: Path, checkpoint: Path) -> None:

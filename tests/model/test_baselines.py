@@ -1,11 +1,12 @@
 """Laws of the contenders: each learns what there is to learn, looks at no later row, and answers in row order."""
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from model.baselines import CONTENDERS, BaseRate, contender
+from model.baselines import CONTENDERS, BaseRate, Network, contender
 from model.contract.events import TYPE_CODE
 from model.contract.features import WIDTH
 from model.examples import CENSORED, Examples
@@ -54,6 +55,14 @@ def test_every_contender_learns_what_is_plain_and_answers_in_row_order(name: str
     assert logits.shape == (len(rows), 2, 6)
     assert np.isfinite(logits).all()
     assert auc(logits[:, 0, 4], data.reach[rows, 0, 4]) > 0.8
+
+
+@pytest.mark.parametrize(("name", "taught"), [("reformer", True), ("lstm", False), ("taught_lstm", True)])
+def test_ours_is_taught_and_a_rival_only_if_its_name_says_so(name: str, taught: bool) -> None:
+    model = contender(name, msgspec.structs.replace(SETTINGS, taught=True), epochs=1)
+    model.fit(shop(users=20, rows=20), list(range(14)), list(range(14, 20)), progress=False)
+    assert isinstance(model, Network)
+    assert ("reach, as its teachers say" in model.phases) == taught
 
 
 @pytest.mark.parametrize("name", ["reformer", "lstm", "gru", "transformer"])
