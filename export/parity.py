@@ -71,7 +71,8 @@ def compare(
     """Compare one batch: hash decisions, then the values of users whose decisions agree."""
     expected, decisions, ties = run_torch(model, inputs)
     real = np.arange(inputs["type"].shape[1])[None] < inputs["lengths"][:, None]  # (B, L)
-    made = np.reshape(traced.run(None, inputs)[len(shipped.get_outputs()) :], decisions.shape)
+    extra = traced.run(None, inputs)[len(shipped.get_outputs()) :]
+    made = np.reshape(extra, decisions.shape)  # (layers, B, L, H*R)
     differ = (made != decisions) & real[None, :, :, None]
     if (differ & ~ties).any():
         raise ParityError(
@@ -133,7 +134,8 @@ def run_torch(model: ClickModel, inputs: Arrays) -> tuple[Arrays, npt.NDArray[An
             hook.remove()
     batch, length = inputs["type"].shape
     if not seen:
-        return logits, np.zeros((0, batch, length, 0), np.int64), np.zeros((0, batch, length, 0), np.bool_)
+        nothing = np.zeros((0, batch, length, 0), np.bool_)
+        return logits, nothing, nothing
     decisions, ties = (
         np.stack([part.view(batch, -1, length).transpose(1, 2).numpy() for part in column])
         for column in zip(*seen, strict=True)

@@ -29,7 +29,10 @@ class Sizes(Protocol):
 
 
 class Recurrent(nn.Module):
-    """An LSTM or a GRU; what stands after the last row of a user is 0."""
+    """An LSTM or a GRU.
+
+    Neither needs to know where a sequence ends, but their graph is fed as ours is: what stands after the end is 0.
+    """
 
     def __init__(self, kind: type[nn.LSTM] | type[nn.GRU], sizes: Sizes) -> None:
         super().__init__()
