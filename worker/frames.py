@@ -84,4 +84,4 @@ def ends(texts: Sequence[bytes]) -> npt.NDArray[np.int64]:
 
 
 def _longest(end: npt.NDArray[np.int64]) -> int:
-    return int(np.diff(end, prepend=0).max())
+    return int(max(end[0], (end[1:] - end[:-1]).max(initial=0)))

@@ -151,7 +151,9 @@ class UserStates:
     def _pieces(self, sequences: Sequences, asked: Asked) -> Iterator[Piece]:
         """One piece that goes at once, rebuilds of a bounded number of rows each, one that follows earlier rebuilds."""
         if asked.at_once.all():
-            yield self._piece(sequences, asked, np.arange(len(asked.at_once)), np.arange(len(asked.wanted.row)))
+            done = partial(self._hot.ran, asked.places, asked.wanted.owner, False)
+            rows = np.arange(len(asked.wanted.row))
+            yield Piece(sequences.gather(asked.wanted), rows, asked.places, steps=True, at_once=True, done=done)
             return
         lengths = asked.wanted.end - asked.wanted.begin
         rebuilt = np.flatnonzero(~asked.steps)

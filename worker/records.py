@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.contract.events import TYPES
+from model.contract.rows import typed
 from model.contract.stages import STAGES
 from worker.campaigns import Campaign
 from worker.decode import Record
@@ -33,7 +34,7 @@ _JSON = ("content-type", b"application/json")
 _BYTES = ("content-type", b"application/octet-stream")
 _VERSION = ("ce_specversion", b"1.0")
 _NO_REACH = np.empty((0, 0), np.float32)
-COLUMN_DTYPES = ("?", "i8", "i8", "i8", "u1", "u1", "i8", "f4", "f4", "?")
+COLUMN_DTYPES = [np.dtype(kind) for kind in ("?", "i8", "i8", "i8", "u1", "u1", "i8", "f4", "f4", "?")]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -224,8 +225,8 @@ def _columns(answers: Answers) -> Columns:
     reach = _NO_REACH if answers.reach is None else answers.reach.reshape(-1, 2 * len(STAGES))
     next_type = _NO_REACH if answers.next_type is None else answers.next_type
     rest = (no_category, *numbers, answers.sequence_length, reach, next_type, answers.degraded)
-    typed = (np.require(column, kind, ["C", "W"]) for column, kind in zip(rest, COLUMN_DTYPES, strict=True))
-    return Columns(joined(answers.keys), ends(answers.keys), joined(categories), ends(categories), *typed)
+    names = joined(answers.keys), ends(answers.keys), joined(categories), ends(categories)
+    return Columns(*names, *map(typed, rest, COLUMN_DTYPES))
 
 
 def rfc3339(time_ms: int) -> bytes:

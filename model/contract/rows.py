@@ -87,6 +87,12 @@ class Rows(NamedTuple):
     features: Array  # (N, WIDTH) u1
 
 
+def typed(column: Array, kind: np.dtype[Any]) -> Array:
+    """Return a column as compiled code takes it: of this type, contiguous and writable; itself where it is so."""
+    fits = column.dtype == kind and column.flags.carray
+    return column if fits else np.require(column, kind, ["C", "W"])
+
+
 def base(row: int) -> int:
     """Return the first row that a score sees when `row` is the user's last."""
     return 0 if row < RING else row // LMAX * LMAX - LMAX

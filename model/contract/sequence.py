@@ -36,6 +36,7 @@ from model.contract.rows import (
     Wanted,
     base,
     bases,
+    typed,
 )
 from model.contract.stages import load_funnel
 from model.contract.table import STREAM_KEY, Get, is_open
@@ -48,7 +49,7 @@ __all__ = [
     "is_open", "sequence_of", "warm",
 ]  # fmt: skip
 
-EVENT_DTYPES = ("i4", "i8", "u1", "u4", "u4", "u1", "u8")
+EVENT_DTYPES = [np.dtype(kind) for kind in ("i4", "i8", "u1", "u4", "u4", "u1", "u8")]
 BLOCK_DTYPES = ("i4", "i8", "i4", "u1", "i8", "u1", "u1", "u1", "u4")
 BLOCK_ROWS = 8192  # at most; a late insert alone writes up to RING
 NAMES_KEPT = 1 << 18  # category names remembered before those that no user's latest row has are forgotten
@@ -138,8 +139,7 @@ class Sequences:
 
     def fold(self, events: Events) -> Iterator[Block]:
         """Apply events in order; take the `inputs` of a block before asking for the next."""
-        typed = zip(events, EVENT_DTYPES, strict=True)
-        events = Events(*(np.require(column, kind, ["C", "W"]) for column, kind in typed))
+        events = Events(*map(typed, events, EVENT_DTYPES))
         self.verdicts, at = np.zeros(len(events.slot), np.uint8), 0
         while at < len(events.slot):
             self._begin_block()

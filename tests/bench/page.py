@@ -82,7 +82,7 @@ def _tiles(results: dict[str, Figures]) -> str:
         tiles.append((f"{number(ratio)} ×", "scoring from hot state, to whole sequences of 512 rows"))
     model = results.get("latency", {}).get("systems", {}).get("funnelcast_model", {})
     if "sustained" in model:
-        tiles.append((number(model["sustained"]["events_per_second"]), "events/s with the shipped model"))
+        tiles.append((number(model["sustained"]["events_per_second"]), "live events/s with the shipped model"))
         half = min(model["loads"], key=lambda load: abs(load["load_percent"] - 50))
         text = f"p50 / p99 at {half['load_percent']} % of that, producer to reader"
         tiles.append((f"{number(half['p50_ms'])} / {number(half['p99_ms'])} ms", text))
@@ -154,24 +154,33 @@ def _latency(found: Figures) -> str:
         for load in one["loads"]:
             rows.append((name, _cells(
                 one["title"] if load is one["loads"][0] else "", f"{load['load_percent']} %",
-                number(load["events_per_second"]), load["p50_ms"], load["p90_ms"], load["p99_ms"], load["max_ms"],
+                number(load["events_per_second"]), _spread(load), load["p90_ms"], load["p99_ms"], load["max_ms"],
                 load["uncommitted_ahead"]["p50_ms"], f"{load['waiting_at_end']:,}", f"{load['unanswered']:,}",
                 load["used"]["cpu_share"],
             )))  # fmt: skip
-    figures = "p50 ms", "p90 ms", "p99 ms", "max ms", "uncommitted is ahead, p50 ms"
+    figures = "p50 ms (rounds)", "p90 ms", "p99 ms", "max ms", "uncommitted is ahead, p50 ms"
     head = "", "load", "events/s", *figures, "waiting at the end", "never answered", "CPUs"
     text = (
         f"From the producer's time of a click to a read_committed reader that has its answer. 100 % is the sustained "
-        f"rate with the model, {number(found['sustained_events_per_second'])} events/s, as a backlog was drained."
+        f"rate with the model, {number(found['sustained_events_per_second'])} events/s: the highest at which live "
+        f"clicks do not pile up."
     )
-    crowd = systems.get("funnelcast_model", {}).get("crowd")
-    if crowd:
+    model = systems.get("funnelcast_model", {})
+    if "drained" in model:
+        text += f" A backlog, which nobody adds to, is drained at {number(model['drained']['events_per_second'])}."
+    if crowd := model.get("crowd"):
         text += (
-            f" With {crowd['users']:,} users in turn, more than the default pool keeps, it is "
+            f" With {crowd['users']:,} users in turn, more than the default pool keeps, that is "
             f"{number(crowd['events_per_second'])} events/s: {crowd['hot_state_hit_share']:.0%} found their state."
         )
     plot = plots.latency(systems) if any("loads" in one for one in systems.values()) else ""
     return _section("End to end", text, plot, _table(head, rows))
+
+
+def _spread(load: Figures) -> str:
+    """Return the median p50 of a load, and that of its best and worst round."""
+    low, high = load.get("p50_ms_min_max", [load["p50_ms"]] * 2)
+    return f"{load['p50_ms']} ({low} to {high})" if low < high else f"{load['p50_ms']}"
 
 
 def _recovery(found: Figures) -> str:

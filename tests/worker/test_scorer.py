@@ -114,6 +114,11 @@ def test_the_shipped_bundle_scores_a_user_the_same_in_any_micro_batch() -> None:
     check_micro_batches(Scorer(load_bundle(folder)), make_inputs(lengths))
 
 
+def test_threads_of_the_network_sleep_between_runs(bundle: Bundle) -> None:
+    session = open_session(bundle.model_path, threads=2)
+    assert session.get_session_options().get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
 def test_requests_are_answered_in_their_own_order(scorer: Scorer) -> None:
     requests = [make_inputs([4, 50], seed=1), make_inputs([120], seed=2), make_inputs([60, 2, 9], seed=3)]
     whole = scorer.score(requests)
