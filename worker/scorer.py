@@ -43,7 +43,7 @@ def open_session(path: Path, threads: int, on_cpu: bool = False) -> onnxruntime.
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Threads that spin for work take the CPU from the broker and from Python: four times the latency on two CPUs.
+    # Threads that spin for work take the CPU from broker and Python: two to nine times the latency on two CPUs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     providers: list[Any] = [CPU]
