@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,18 +30,18 @@ from worker.hotscorer import hot_scorer
 from worker.hotstate import HotState
 from worker.metrics import Metrics
 from worker.outbox import Delivery
-from worker.partition import Partition, Rooms, Topics
+from worker.partitions import Partitions
 from worker.policy import Outcome, load_policy
 from worker.probe import Probe
 from worker.records import NO_MODEL, Encoder, Model, Source
 from worker.restore import Tables, changelog_reader
+from worker.rooms import Rooms, Topics
 from worker.scorer import Scorer
 from worker.sequences import TABLE_NAME, SequenceTable
 from worker.settings import Settings
 from worker.tracing import Tracing, make_tracing
 from worker.transactions import Transactions
 from worker.transport import Membership
-from worker.writer import PartitionWriter
 
 log = logging.getLogger(__name__)
 
@@ -115,12 +114,10 @@ def make_service(
     )
 
     def make(partitions: Iterable[TP], membership: Membership) -> Assignment:
-        writers = [
-            PartitionWriter(tp, Partition(tp.partition, table, rooms), delivery, batcher, table, metrics)
-            for tp in partitions
-        ]
-        transactions = Transactions(delivery.producer, [writer.tp for writer in writers], membership)
-        return Assignment(writers, transactions, delivery, batcher, metrics)
+        tps = sorted(partitions)
+        served = Partitions([tp.partition for tp in tps], table, rooms)
+        transactions = Transactions(delivery.producer, tps, membership)
+        return Assignment(tps, served, transactions, delivery, batcher, table, metrics)
 
     emitter = Emitter(app, make, metrics)
     transport.install(app, emitter, [settings.clickstream], settings.max_chunk)
@@ -259,8 +256,8 @@ def _add_tasks(app: WatchedApp, emitter: Emitter, metrics: Metrics, health: Heal
             tables: Any = app.tables
             consumer: Any = app.consumer
             metrics.recovery.set(max(0, tables.recovery.active_remaining_total()) if app.in_recovery else 0)
-            for tp, writer in emitter.writers.items() if emitter.serving and not app.rebalancing else ():
-                writer.gauge(consumer.highwater(tp), consumer._read_offset.get(tp), time.time())
+            if emitter.serving and not app.rebalancing:
+                emitter.gauge(consumer.highwater, consumer._read_offset.get)
             await asyncio.sleep(BEAT_SECONDS)
 
     app.watches.append(watch)

@@ -11,16 +11,18 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from worker.batcher import Batcher
 from worker.metrics import Metrics
-from worker.outbox import Delivery, Outbox
-from worker.tracing import Trace
+from worker.outbox import Delivery
+from worker.partitions import Partitions
+from worker.sequences import SequenceTable
 from worker.transactions import ExpelledError, Transactions
 from worker.transport import TP, Membership
-from worker.writer import Part, PartitionWriter
+from worker.work import Work
+from worker.writer import PartitionWriter, together
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +42,20 @@ class Assignment:
 
     def __init__(
         self,
-        writers: Sequence[PartitionWriter],
+        tps: Iterable[TP],
+        partitions: Partitions,
         transactions: Transactions,
         delivery: Delivery,
         batcher: Batcher | None,
+        table: SequenceTable,
         metrics: Metrics,
     ) -> None:
-        self.writers = {writer.tp: writer for writer in writers}
-        self.transactions = transactions
+        self.partitions, self.transactions = partitions, transactions
+        self._places = {tp: place for place, tp in enumerate(tps)}
+        self.writers = {
+            tp: PartitionWriter(tp, partitions.progress[place], delivery, table, metrics)
+            for tp, place in self._places.items()
+        }
         self._delivery, self._batcher, self._metrics = delivery, batcher, metrics
         self._arrived = asyncio.Event()
         self._arrived_at = 0.0  # when the chunk came that waits longest
@@ -69,6 +77,7 @@ class Assignment:
     async def run(self) -> None:
         """Serve until cancelled; any exception is fatal to the process."""
         try:
+            self.partitions.open(time.monotonic(), int(time.time() * 1000))
             for writer in self.writers.values():
                 writer.open()
             while True:
@@ -89,94 +98,84 @@ class Assignment:
                 await self._arrived.wait()
         except TimeoutError:
             await self._delivered(only_if_done=True)
-            return any(writer.partition.is_due(time.monotonic()) for writer in self.writers.values())
+            return self.partitions.is_due(time.monotonic())
         return True
 
     async def _transact(self) -> None:
         """Prepare a transaction and hand it over to be delivered."""
         waiting = sum(writer.waiting.records for writer in self.writers.values())
-        is_full = any(writer.partition.is_full for writer in self.writers.values())
-        if waiting < LITTLE_RECORDS or is_full:
+        if waiting < LITTLE_RECORDS or self.partitions.is_full:
             await self._delivered()
             if self._batcher is not None:  # the oldest chunk waits for others a little
                 since_seconds = time.monotonic() - self._arrived_at
                 await asyncio.sleep(max(0.0, self._batcher.wait_seconds(waiting) - since_seconds))
-            for writer in self.writers.values():
-                writer.partition.forget_idle()
+            self.partitions.forget_idle()
         if self._batcher is not None:
             await self._batcher.room()  # meanwhile the queues fill, and then fetching pauses
-        started, trace = time.monotonic(), self._delivery.tracing.transaction()
+        work = Work(self.partitions, self._places, self._batcher, self._delivery, self.transactions.create_batch)
         begun = self._delivering is None
         if begun:
-            await self._begin([writer for writer in self.writers.values() if writer.waiting])
-        parts = await self._fold(trace)
-        trace.emit()
-        await self._answer(parts, trace)
-        trace.event("answered")
+            await self._begin([tp for tp, writer in self.writers.items() if writer.waiting])
+        await self._fold(work)
+        work.trace.emit()
+        self.is_hungry = False
+        await work.answer()
+        self.is_hungry = True
+        work.trace.event("answered")
         await self._delivered()
         if not begun:
-            await self._begin([part.writer for part in parts if part.chunks])
-        self._delivering = asyncio.ensure_future(self._deliver(parts, started, trace))
+            await self._begin(work.chunks)
+        self._delivering = asyncio.ensure_future(self._deliver(work))
 
-    async def _begin(self, writers: Sequence[PartitionWriter]) -> None:
+    async def _begin(self, places: Collection[TP]) -> None:
         """Begin the transaction; what these partitions will write to is registered at once."""
         topics = self._delivery.answers_topic, self._delivery.changelog_topic
-        targets = [(topic, writer.tp.partition) for writer in writers for topic in topics]
-        await self.transactions.begin(targets, bool(writers))
+        await self.transactions.begin([(topic, tp.partition) for tp in places for topic in topics], bool(places))
 
-    async def _fold(self, trace: Trace) -> list[Part]:
-        """Fold the chunks that wait, and those that arrive meanwhile, up to the bound; each partition in turn."""
-        parts: dict[TP, Part] = {}
-
-        def part_of(writer: PartitionWriter) -> Part:
-            if writer.tp not in parts:
-                outbox = Outbox(self.transactions.create_batch, writer.tp.partition)
-                parts[writer.tp] = writer.begin(outbox)
-            return parts[writer.tp]
-
+    async def _fold(self, work: Work) -> None:
+        """Fold the chunks that wait and those that arrive meanwhile, up to the bound: one of each partition in turn."""
         has_room = True
         for _ in range(self._delivery.transaction_chunks):
             ready = [writer for writer in self.writers.values() if writer.waiting]
             if not ready or not has_room:
                 break
-            for writer in ready:
-                writer.fold(part_of(writer), trace)
-                await asyncio.sleep(0)  # a chunk takes some ms: let the scorer in between
+            for group in together(ready, self._delivery.max_chunk):
+                work.fold({writer.tp: writer.take() for writer in group})
+                await asyncio.sleep(0)  # this took some ms: let the scorer in between
             has_room = self._batcher is None or self._batcher.has_room
         if time.monotonic() - self._ticked >= TICK_SECONDS:
             self._ticked = time.monotonic()
-            for writer in self.writers.values():
-                if writer.partition.is_due(self._ticked):
-                    writer.close_silent(part_of(writer))
+            if self.partitions.is_due(self._ticked):
+                work.close_silent()
         if not any(writer.waiting for writer in self.writers.values()):
             self._arrived.clear()
         if self._batcher is not None:
             self._batcher.hurry()
-        return list(parts.values())
 
-    async def _answer(self, parts: Sequence[Part], trace: Trace) -> None:
-        self.is_hungry = False
-        for part in parts:
-            await part.writer.answer(part, trace)
-        self.is_hungry = True
-
-    async def _deliver(self, parts: Sequence[Part], started: float, trace: Trace) -> None:
-        """Write and commit what is prepared."""
-        await asyncio.gather(*(part.outbox.deliver(self.transactions) for part in parts))
-        for part in parts:
-            await part.outbox.acknowledged()
-        trace.event("acknowledged")
-        offsets = {part.writer.tp: part.chunks[-1].end for part in parts if part.chunks}
-        if offsets:
-            await self.transactions.send_offsets(offsets)
+    async def _deliver(self, work: Work) -> None:
+        """Write and commit what is prepared, then store it."""
+        await work.write(self.transactions)
+        work.trace.event("acknowledged")
+        if work.chunks:
+            await self.transactions.send_offsets(work.offsets)
         await self._commit()
-        trace.end()
-        for part in parts:
-            part.writer.committed(part)
-        self._metrics.transaction(time.monotonic() - started)
+        work.trace.end()
+        for tp, writer in self.writers.items():
+            if tp in work.chunks or tp.partition in work.changes:
+                changes = work.changes.get(tp.partition, {})
+                writer.committed(work.chunks.get(tp, []), changes, work.changelog_end(tp.partition))
+        if work.picked is not None:
+            work.picked.explainer.ask(work.picked)
+        work.count(self._metrics)
 
     async def _commit(self) -> None:
         await self.transactions.commit()
+
+    def gauge(self, ends: Callable[[TP], int | None], positions: Callable[[TP], int | None]) -> None:
+        """Measure what does not change with a transaction; end and next offset of a partition, where they are known."""
+        for tp, writer in self.writers.items():
+            users = self.partitions.sequences.users(self._places[tp])
+            writer.gauge(users, ends(tp), positions(tp), time.time())
 
     async def _delivered(self, only_if_done: bool = False) -> None:
         """Wait for the transaction that is being delivered, if any; raise what it raised."""
@@ -193,6 +192,11 @@ class Emitter:
         self._assignment: Assignment | None = None
         self._task: asyncio.Task[None] | None = None
         self.error: BaseException | None = None
+
+    def gauge(self, ends: Callable[[TP], int | None], positions: Callable[[TP], int | None]) -> None:
+        """Measure what does not change with a transaction; end and next offset of a partition, where they are known."""
+        if self._assignment is not None:
+            self._assignment.gauge(ends, positions)
 
     @property
     def writers(self) -> Mapping[TP, PartitionWriter]:
@@ -218,9 +222,9 @@ class Emitter:
         if assignment is None:
             return
         await asyncio.gather(asyncio.wait_for(assignment.transactions.stop(), STOP_SECONDS), return_exceptions=True)
-        for tp, writer in assignment.writers.items():
+        for tp in assignment.writers:
             self._metrics.forget_partition(tp.partition)
-            writer.partition.close()
+        assignment.partitions.close()
 
     async def submit(self, event: Any) -> None:
         """Queue one chunk for its partition; a chunk of an older assignment is left to the new owner."""

@@ -118,10 +118,10 @@ class Explainer:
 
 
 class Sample:
-    """The answers of one partition that are to be explained: at most one of a transaction."""
+    """The answers that are to be explained: at most one of a transaction."""
 
-    def __init__(self, explainer: Explainer, encoder: Encoder, sequences: Sequences, partition: int) -> None:
-        self._explainer, self._encoder, self._sequences, self._partition = explainer, encoder, sequences, partition
+    def __init__(self, explainer: Explainer, encoders: list[Encoder], sequences: Sequences) -> None:
+        self._explainer, self._encoders, self._sequences = explainer, encoders, sequences  # encoders of the partitions
         self._picked: Asked | None = None
 
     def look(self, block: Block, offsets: npt.NDArray[np.int64]) -> None:
@@ -130,25 +130,27 @@ class Sample:
         `offsets` are those of the source records that the block names.
         """
         rows = np.flatnonzero(block.kind != REVISED)
-        columns = (block.slot[rows], block.row[rows], block.ts[rows], np.append(offsets, -1)[block.source[rows]])
-        for slot, row, time_ms, offset in zip(*(column.tolist() for column in columns), strict=True):
+        slots, places = block.slot[rows], self._sequences.partitions_of(block.slot[rows])
+        columns = (places, slots, block.row[rows], block.ts[rows], np.append(offsets, -1)[block.source[rows]])
+        for place, slot, row, time_ms, offset in zip(*(column.tolist() for column in columns), strict=True):
             user = self._sequences.key_of(slot)
-            answer_id = self._encoder.answer_id(user, offset, time_ms)
+            answer_id = self._encoders[place].answer_id(user, offset, time_ms)
             if zlib.crc32(answer_id) % self._explainer.one_in == 0:
-                self._pick(answer_id, user, row, time_ms)
+                self._pick(answer_id, user, place, row, time_ms)
 
-    def _pick(self, answer_id: bytes, user: bytes, row: int, time_ms: int) -> None:
+    def _pick(self, answer_id: bytes, user: bytes, place: int, row: int, time_ms: int) -> None:
         if self._picked is not None or self._explainer.busy:
             self._explainer.count("busy")
             return
-        kept = self._sequences.rows(user)
+        kept = self._sequences.rows(user, place)
         if kept.row[0] > 0:
             self._explainer.count("long")  # the first rows are gone, so the past cannot be told again
             return
         past = Rows(*(column[: row + 1] for column in kept))
         asked = question(answer_id.decode(), user, past, self._sequences.names)
-        headers = self._encoder.explanation_headers(answer_id, user, time_ms)
-        self._picked = Asked(asked, user, headers, self._partition, self._explainer)
+        encoder = self._encoders[place]
+        headers = encoder.explanation_headers(answer_id, user, time_ms)
+        self._picked = Asked(asked, user, headers, encoder.partition, self._explainer)
 
     def take(self) -> Asked | None:
         """Return the answer that was picked, to be asked about once it is committed."""

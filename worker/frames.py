@@ -52,17 +52,17 @@ class Frame:
         return self._data
 
 
-def frames(texts: Texts, columns: Columns, time_ms: int, most_bytes: int) -> Iterator[Frame]:
-    """Write the rows as record batches of at most `most_bytes`; a single record may be longer."""
-    rows, row = len(columns.key_end), 0
+def frames(texts: Texts, columns: Columns, rows: range, time_ms: int, most_bytes: int) -> Iterator[Frame]:
+    """Write some rows as record batches of at most `most_bytes`; a single record may be longer."""
     if not rows:
         return
-    longest = FIXED_BYTES + len(texts.text) + 2 * (1 + ESCAPED) * _longest(columns.key_end)
-    longest += ESCAPED * _longest(columns.category_end)
+    row = rows.start
+    longest = FIXED_BYTES + len(texts.text) + 2 * (1 + ESCAPED) * _longest(columns.key_end, rows)
+    longest += ESCAPED * _longest(columns.category_end, rows)
     value, body = np.empty(longest, np.uint8), np.empty(2 * longest, np.uint8)
-    while row < rows:
+    while row < rows.stop:
         out = np.empty(max(most_bytes, BATCH_HEADER_BYTES + LENGTH_BYTES + len(body)), np.uint8)
-        end, until = write(texts, columns, row, most_bytes, value, body, out)
+        end, until = write(texts, columns, row, rows.stop, most_bytes, value, body, out)
         yield Frame(bytearray(out[:end]), until - row, time_ms)
         row = until
 
@@ -83,5 +83,7 @@ def ends(texts: Sequence[bytes]) -> npt.NDArray[np.int64]:
     return np.fromiter(map(len, texts), np.int64, len(texts)).cumsum()
 
 
-def _longest(end: npt.NDArray[np.int64]) -> int:
-    return int(max(end[0], (end[1:] - end[:-1]).max(initial=0)))
+def _longest(end: npt.NDArray[np.int64], rows: range) -> int:
+    first = end[0] if rows.start == 0 else end[rows.start] - end[rows.start - 1]
+    rest = end[rows.start + 1 : rows.stop] - end[rows.start : rows.stop - 1]
+    return int(max(first, rest.max(initial=0)))

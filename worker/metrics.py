@@ -175,9 +175,10 @@ class Metrics:
         """Make the counter of this partition exist."""
         self.consumed.labels(str(partition))
 
-    def taken(self, partition: int, records: int, verdicts: npt.NDArray[np.uint8], rejected: Iterable[str]) -> None:
-        """Count one chunk: its records, what the fold made of the events, and the reasons of the dead letters."""
-        self.consumed.labels(str(partition)).inc(records)
+    def taken(self, records: Mapping[int, int], verdicts: npt.NDArray[np.uint8], rejected: Iterable[str]) -> None:
+        """Count records by partition, what the fold made of the events, and the reasons of the dead letters."""
+        for partition, count in records.items():
+            self.consumed.labels(str(partition)).inc(count)
         self.late.inc(int((verdicts == LATE).sum()))
         self.duplicates.inc(int((verdicts == DUPLICATE).sum()))
         for reason in rejected:

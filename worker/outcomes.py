@@ -8,7 +8,9 @@ fired or held out. Lost with the process: these are measurements, not state.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,50 +37,71 @@ class Open:
     anywhere: int = -1
 
 
-class Outcomes:
-    """What one partition's users did after they were scored."""
+class Seen(NamedTuple):
+    """Columns of a block's answered rows."""
 
-    def __init__(self, horizon_ms: int, policy: Policy, metrics: Metrics) -> None:
-        self._horizon_ms, self._policy, self._metrics = horizon_ms, policy, metrics
+    times: list[int]
+    types: list[int]
+    stages: list[int]
+    categories: list[int]
+
+
+class Followed:
+    """The predictions of one partition whose horizon has not passed."""
+
+    def __init__(self, horizon_ms: int) -> None:
+        self._horizon_ms = horizon_ms
         self._open: dict[bytes, Open] = {}
         self._newest_ms = 0
 
-    def observe(self, answers: Answers, block: Block, memory: Numbers) -> None:
-        """Take one block's answers, in order; `memory` (A, C) are the users' campaign memories before it."""
-        self._metrics.answers(answers.type, answers.user_stage, answers.reach, answers.degraded)
-        for row in np.flatnonzero(answers.type == ORDER_TYPE).tolist():
-            self._order(answers.keys[row], int(answers.event_time[row]), memory[row].tolist())
-        if answers.reach is None or not answers.keys:
-            return
-        times = answers.event_time
-        self._newest_ms = max(self._newest_ms, int(times.max()))
-        # In a backlog a session's end is answered when its user is back: it would be judged by hindsight.
-        picked = np.flatnonzero(answers.type != SESSION_END).tolist()
-        if len(self._open) >= OPEN_PREDICTIONS:
-            picked = [row for row in picked if answers.keys[row] in self._open]
-        if picked:
-            rows = np.flatnonzero(block.kind != REVISED)[picked]  # (P,)
-            stages, categories = block.stage[rows].tolist(), block.category[rows].tolist()
-            for row, time_ms, stage, category in zip(picked, times[picked].tolist(), stages, categories, strict=True):
-                self._follow(answers, row, time_ms, stage, category)
-        self._resolve()
-
-    def _follow(self, answers: Answers, row: int, time_ms: int, stage: int, category: int) -> None:
-        """Note what a followed user did, or begin to follow one."""
-        opened = self._open.get(answers.keys[row])
-        if opened is not None:
-            if stage != NO_STAGE and opened.time_ms <= time_ms <= opened.time_ms + self._horizon_ms:
-                _reached(opened, stage, category)
-        elif len(self._open) < OPEN_PREDICTIONS and not answers.degraded[row]:
-            assert answers.reach is not None
-            self._open[answers.keys[row]] = Open(time_ms, category, answers.reach[row].copy())
-
-    def _resolve(self) -> None:
-        """Count the predictions whose horizon has passed, oldest first."""
+    def observe(self, answers: Answers, rows: Iterable[int], seen: Seen) -> list[Open]:
+        """Take some rows of a block's answers, in order; return the predictions that have passed, oldest first."""
+        is_full = len(self._open) >= OPEN_PREDICTIONS
+        for row in rows:
+            self._newest_ms = max(self._newest_ms, seen.times[row])
+            # In a backlog a session's end is answered when its user is back: it would be judged by hindsight.
+            if seen.types[row] != SESSION_END and (not is_full or answers.keys[row] in self._open):
+                self._follow(answers, row, seen)
         passed = itertools.takewhile(
             lambda user: self._open[user].time_ms + self._horizon_ms < self._newest_ms, self._open
         )
-        done = [self._open.pop(user) for user in list(passed)]
+        return [self._open.pop(user) for user in list(passed)]
+
+    def _follow(self, answers: Answers, row: int, seen: Seen) -> None:
+        """Note what a followed user did, or begin to follow one."""
+        opened, time_ms, stage = self._open.get(answers.keys[row]), seen.times[row], seen.stages[row]
+        if opened is not None:
+            if stage != NO_STAGE and opened.time_ms <= time_ms <= opened.time_ms + self._horizon_ms:
+                _reached(opened, stage, seen.categories[row])
+        elif len(self._open) < OPEN_PREDICTIONS and not answers.degraded[row]:
+            assert answers.reach is not None
+            self._open[answers.keys[row]] = Open(time_ms, seen.categories[row], answers.reach[row].copy())
+
+
+class Outcomes:
+    """What the users of some partitions did after they were scored."""
+
+    def __init__(self, horizon_ms: int, policy: Policy, metrics: Metrics, partitions: int = 1) -> None:
+        self._policy, self._metrics = policy, metrics
+        self._followed = [Followed(horizon_ms) for _ in range(partitions)]
+
+    def observe(self, answers: Answers, block: Block, memory: Numbers, shares: Sequence[tuple[int, range]]) -> None:
+        """Take one block's answers, in order; `memory` (A, C) are the users' campaign memories before it.
+
+        `shares` names each partition's rows of the answers.
+        """
+        self._metrics.answers(answers.type, answers.user_stage, answers.reach, answers.degraded)
+        for row in np.flatnonzero(answers.type == ORDER_TYPE).tolist():
+            self._order(answers.keys[row], int(answers.event_time[row]), memory[row].tolist())
+        if answers.reach is None:
+            return
+        rows = block.kind != REVISED
+        columns = answers.event_time, answers.type, block.stage[rows], block.category[rows]
+        seen = Seen(*(column.tolist() for column in columns))
+        self._resolve([done for place, share in shares for done in self._followed[place].observe(answers, share, seen)])
+
+    def _resolve(self, done: list[Open]) -> None:
+        """Count the predictions whose horizon has passed."""
         if not done:
             return
         deepest = np.array([(opened.in_category, opened.anywhere) for opened in done])  # (D, 2)

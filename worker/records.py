@@ -101,10 +101,20 @@ class Encoder:
         self._position = f"{source.topic}-{source.partition}"
         self._texts = self._pieces([])
 
-    def stage_probabilities(self, answers: Answers, time_ms: int, context: Sequence[Header] = ()) -> Iterator[Frame]:
-        """Encode one record per answered row, with `context` behind its own headers, into batches of that time."""
+    @property
+    def partition(self) -> int:
+        """Return the source partition."""
+        return self._source.partition
+
+    def stage_probabilities(
+        self, columns: Columns, time_ms: int, context: Sequence[Header] = (), rows: range | None = None
+    ) -> Iterator[Frame]:
+        """Encode one record per row (all, or these), with `context` behind its own headers, into batches of that time.
+
+        The columns are answers as `lay_out` returns them.
+        """
         texts = self._pieces(context) if context else self._texts
-        return frames(texts, _columns(answers), time_ms, BATCH_BYTES)
+        return frames(texts, columns, range(len(columns.key_end)) if rows is None else rows, time_ms, BATCH_BYTES)
 
     def _pieces(self, context: Sequence[Header]) -> Texts:
         prefix, partition = self._prefix, self._source.partition
@@ -214,11 +224,11 @@ def warm() -> None:
     """Compile what writes stage probabilities, or load it from Numba's cache; the first time it takes seconds."""
     zero: Any = np.zeros(1, np.int64)
     one = Answers([b"u"], zero, zero, zero, zero, zero, [None], zero, None, None, zero)
-    list(Encoder(Source("", "", 0), NO_MODEL).stage_probabilities(one, 0))
+    list(Encoder(Source("", "", 0), NO_MODEL).stage_probabilities(lay_out(one), 0))
 
 
-def _columns(answers: Answers) -> Columns:
-    """Lay the answers out as the one type that the compiled pass knows: of any other it would be compiled again."""
+def lay_out(answers: Answers) -> Columns:
+    """Lay answers out as the one type that the compiled pass knows: of any other it would be compiled again."""
     categories = [name or b"" for name in answers.category]
     no_category = np.fromiter((name is None for name in answers.category), bool, len(categories))
     numbers = (answers.offset, answers.event_time, answers.arrival_time, answers.type, answers.user_stage)

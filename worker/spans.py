@@ -8,9 +8,9 @@ clicks is taken from their Kafka headers, that of outputs is put there. Needs th
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib.metadata import version
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,7 +24,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from worker.records import Header
-from worker.tracing import UNTRACED, Span, Trace
+from worker.tracing import UNTRACED, Chunks, Span, Trace
 
 MOST_LINKS = 128  # OpenTelemetry's own default of a span
 # The last digit of the flags is odd where a context is sampled. Many producers put a context on every click and sample
@@ -92,17 +92,20 @@ class TracedTransaction:
     def origin(self) -> SpanContext | None:
         return None if self._span is None else self._span.get_span_context()
 
-    def chunk(self, tp: tuple[str, int], records: Sequence[Any]) -> None:
+    def chunk(self, records: Chunks) -> None:
         self.end()
-        clicks = list(islice(traced_clicks(records), MOST_LINKS))
+        clicks = list(islice(traced_clicks(chain(*records.values())), MOST_LINKS))
         if clicks or self._tracing.is_chosen():
+            (topic, partition), *others = records
+            place = {} if others else {
+                "messaging.destination.partition.id": str(partition),
+                "messaging.kafka.offset": records[topic, partition][0].offset,
+            }  # fmt: skip
             span = self._begin("chunk", SpanKind.CONSUMER, clicks, {
                 "messaging.operation.name": "process",
-                "messaging.destination.name": tp[0],
-                "messaging.destination.partition.id": str(tp[1]),
-                "messaging.batch.message_count": len(records),
-                "messaging.kafka.offset": records[0].offset,
-            })  # fmt: skip
+                "messaging.destination.name": topic,
+                "messaging.batch.message_count": sum(map(len, records.values())),
+            } | place)  # fmt: skip
             self._chunks.append(span.get_span_context())
 
     def emit(self) -> None:
@@ -127,7 +130,7 @@ class TracedTransaction:
         return self._span
 
 
-def traced_clicks(records: Sequence[Any]) -> Iterable[SpanContext]:
+def traced_clicks(records: Iterable[Any]) -> Iterable[SpanContext]:
     """Yield the distinct sampled contexts in the records' headers."""
     seen = set()
     for record in records:

@@ -1,17 +1,18 @@
 """Tracing's door: nothing traced in, nothing done; with an endpoint, OpenTelemetry behind it (worker/spans.py).
 
-A transaction's trace has a span `chunk` for each chunk of records that is decoded and folded and a span `emit` for what
-is written and committed; a micro-batch of the network has a span `score`.
+A transaction's trace has a span `chunk` for records, of one partition or several, that are decoded and folded at once
+and a span `emit` for what is written and committed; a micro-batch of the network has a span `score`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from model.contract.errors import FunnelcastError
 from worker.records import Header
 
+Chunks: TypeAlias = Mapping[Any, Sequence[Any]]  # records by (topic, partition)
 Origin: TypeAlias = Any  # what a piece of work comes from: a span's context, None where nobody traces
 
 
@@ -32,8 +33,8 @@ class Trace(Protocol):
     def origin(self) -> Origin:
         """What the blocks of the chunk at work come from."""
 
-    def chunk(self, tp: tuple[str, int], records: Sequence[Any]) -> None:
-        """Begin the next chunk, of a topic's partition."""
+    def chunk(self, records: Chunks) -> None:
+        """Begin the next chunk: a topic's records by partition."""
 
     def emit(self) -> None:
         """End the chunks; from now on answers are waited for, written and committed."""
@@ -71,7 +72,7 @@ class Untraced:
     def score(self, origins: Iterable[Origin], users: int) -> Untraced:
         return self
 
-    def chunk(self, tp: tuple[str, int], records: Sequence[Any]) -> None: ...
+    def chunk(self, records: Chunks) -> None: ...
 
     def emit(self) -> None: ...
 

@@ -23,26 +23,25 @@ from worker.policy import (
     in_holdout,
     trigger_id,
 )
-from worker.records import Answers, Encoder, Output
+from worker.records import Answers
 
 
 class Triggers:
-    """The campaigns of one source partition; in memory, ahead of the table by what is not committed."""
+    """The campaigns of some users, by their slots; in memory, ahead of the table by what is not committed."""
 
-    def __init__(self, policy: Policy, encoder: Encoder, metrics: Metrics) -> None:
-        self._policy, self._encoder, self._metrics = policy, encoder, metrics
+    def __init__(self, policy: Policy, metrics: Metrics) -> None:
+        self._policy, self._metrics = policy, metrics
         self.memories = Memories(policy)
-        self._changed: dict[bytes, int] = {}  # users whose memory changed since the last call of `changes`; their slots
+        self._changed: dict[int, None] = {}  # slots whose memory changed since the last call of `changes`, in order
 
-    def of(self, answers: Answers, slots: Numbers) -> list[Output]:
-        """Decide on the answers of the users of these slots, in order; return the triggers."""
+    def of(self, answers: Answers, slots: Numbers) -> list[tuple[int, Decision]]:
+        """Decide on the answers of the users of these slots, in order; return those that fire, with their rows."""
         found = self.decide(answers, slots)
         decisions = list(self.fired(answers, found))
         self._count(found, [decision for _, decision in decisions])
         fired = [(row, decision) for row, decision in decisions if decision.outcome is Outcome.FIRE]
         self._metrics.latest_triggers.extend(_latest(answers, row, decision) for row, decision in fired)
-        times = answers.event_time
-        return [self._encoder.trigger(answers.keys[row], decision, int(times[row])) for row, decision in fired]
+        return fired
 
     def decide(self, answers: Answers, slots: Numbers) -> Codes:
         """Return what comes of each campaign at each row (A, C), and remember it."""
@@ -56,8 +55,7 @@ class Triggers:
             answers.degraded,
         )
         found = decide(self._policy, rows, self.memories.of(slots))
-        for row in np.flatnonzero(((found == FIRED) | (found == ARMED)).any(axis=1)).tolist():
-            self._changed[answers.keys[row]] = int(slots[row])
+        self._changed |= dict.fromkeys(slots[((found == FIRED) | (found == ARMED)).any(axis=1)].tolist())
         return found
 
     def fired(self, answers: Answers, found: Codes) -> Iterator[tuple[int, Decision]]:
@@ -80,9 +78,9 @@ class Triggers:
             )
         self._metrics.decided(counts)
 
-    def changes(self) -> dict[bytes, bytes | None]:
-        """Return the table values of the users whose memory changed since the last call."""
-        changed = {user: self.memories.value(slot) for user, slot in self._changed.items()}
+    def changes(self) -> dict[int, bytes | None]:
+        """Return, by slot, the table values of the users whose memory changed since the last call."""
+        changed = {slot: self.memories.value(slot) for slot in self._changed}
         self._changed.clear()
         return changed
 

@@ -51,6 +51,11 @@ class Waiting:
         """How many records wait."""
         return sum(len(chunk.records) for chunk in self._chunks)
 
+    @property
+    def next_records(self) -> int:
+        """How many records the oldest chunk has; there must be one."""
+        return len(self._chunks[0].records)
+
     async def put(self, event: Any) -> None:
         """Queue an event's records; wait while there is no room."""
         while not self._fits(event) and len(self._chunks) >= self._most_chunks:

@@ -61,11 +61,11 @@ class Columns(NamedTuple):
 
 @jit
 def write(
-    texts: Texts, columns: Columns, row: int, most: int, value: Bytes, body: Bytes, out: Bytes
+    texts: Texts, columns: Columns, row: int, end: int, most: int, value: Bytes, body: Bytes, out: Bytes
 ) -> tuple[int, int]:
-    """Write records from `row` on behind the room for the batch's header; return the end and the row after them."""
+    """Write records of rows row..end-1 behind the room for the batch's header; return its end and the row after it."""
     first, at = row, BATCH_HEADER_BYTES
-    while row < len(columns.key_end):
+    while row < end:
         size = _record(texts, columns, row, row - first, value, body)
         if row > first and at + size + LENGTH_BYTES > most:
             break

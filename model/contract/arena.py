@@ -1,4 +1,4 @@
-"""Where the users of one partition live in memory: a head per user, rows in pages, what the table lacks."""
+"""Where the users of some partitions live in memory: a head per user, rows in pages, what the table lacks."""
 
 from typing import Any, NamedTuple
 
@@ -57,10 +57,11 @@ PAGES: np.dtype[Any] = np.dtype(
 
 
 class Arena(NamedTuple):
-    """The users of one partition; row k of a user lies in page k // PAGE, found through `table`."""
+    """The users of some partitions; row k of a user lies in page k // PAGE, found through `table`."""
 
     heads: Array  # (users,) HEAD
     due: Array  # (users,) i8 stream time at which the open session is closed
+    partition: Array  # (users,) i4 place of the user's partition
     table: Array  # (users, PAGES_KEPT) i4
     pages: Array  # (pages,) PAGES
     free: Array  # (pages,) i4 stack of unused pages
@@ -81,6 +82,7 @@ def new_arena(users: int, pages: int) -> Arena:
     return Arena(
         blank_heads(users),
         np.full(users, NOT_DUE, np.int64),
+        np.zeros(users, np.int32),
         np.zeros((users, PAGES_KEPT), np.int32),
         np.zeros(pages, PAGES),
         np.arange(pages, dtype=np.int32),
@@ -96,6 +98,7 @@ def more_users(arena: Arena) -> Arena:
     return arena._replace(
         heads=np.concatenate([arena.heads, other.heads]),
         due=np.concatenate([arena.due, other.due]),
+        partition=np.concatenate([arena.partition, other.partition]),
         table=np.concatenate([arena.table, other.table]),
         changed=np.concatenate([arena.changed, other.changed]),
     )

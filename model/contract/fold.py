@@ -180,13 +180,17 @@ def known(head: Any, message: int) -> bool:
 
 @jit
 def fold(
-    arena: Arena, rules: Rules, events: Events, begin: int, stream_ms: int, block: int, out: Block, verdicts: Array
-) -> tuple[int, int, int]:
-    """Fold events[begin:] until all are done or the block must end; return (next event, rows written, stream time)."""
+    arena: Arena, rules: Rules, events: Events, begin: int, streams: Array, block: int, out: Block, verdicts: Array
+) -> tuple[int, int]:
+    """Fold events[begin:] until all are done or the block must end; return (next event, rows written).
+
+    `streams` (partitions,) are the stream times, which move on.
+    """
     o, i = 0, begin
     while i < len(events.slot):
         slot, ts, message = events.slot[i], events.ts[i], events.id[i]
-        head, silent = arena.heads[slot], arena.due[slot] <= stream_ms
+        partition = arena.partition[slot]
+        head, silent = arena.heads[slot], arena.due[slot] <= streams[partition]
         if not silent:
             if known(head, message):
                 verdicts[i] = DUPLICATE
@@ -199,7 +203,7 @@ def fold(
         if silent:
             o = close(arena, slot, rules, block, out, o)  # and look at the event again
             continue
-        stream_ms, verdicts[i] = max(stream_ms, ts), APPLIED if k >= 0 else LATE
+        streams[partition], verdicts[i] = max(streams[partition], ts), APPLIED if k >= 0 else LATE
         if k >= 0:
             open_place(arena, slot, k)
             put(arena, slot, k, ts, events.type[i], events.item[i], events.category[i], events.price[i])
@@ -210,7 +214,7 @@ def fold(
                 head.ids[head.ids_seen % IDS_KEPT] = message
                 head.ids_seen += 1
         i += 1
-    return i, o, stream_ms
+    return i, o
 
 
 @jit

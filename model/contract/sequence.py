@@ -1,6 +1,7 @@
-"""The reducer: all users of one partition. Event columns enter; blocks of rows, network inputs and table bytes leave.
+"""The reducer: the users of some partitions. Event columns enter; blocks of rows, network inputs, table bytes leave.
 
-What leaves is a function of the partition's log alone, however it is cut into chunks and whenever timers run.
+What leaves of a partition is a function of its log alone, however it is cut into chunks, whenever timers run and
+whatever is folded beside it.
 """
 
 from collections.abc import Iterator
@@ -10,9 +11,10 @@ import numpy as np
 from model.contract import fold as kernel
 from model.contract import pages, table
 from model.contract.arena import NOT_DUE, PAGES_KEPT, blank_heads, more_pages, more_users, new_arena
+from model.contract.columns import Categories, columns_of
 from model.contract.errors import FunnelcastError
-from model.contract.events import TYPE_CODE, ClickEvent
-from model.contract.features import WIDTH, price_codes
+from model.contract.events import ClickEvent
+from model.contract.features import WIDTH
 from model.contract.head import oldest
 from model.contract.rows import (
     APPLIED,
@@ -40,7 +42,6 @@ from model.contract.rows import (
 )
 from model.contract.stages import load_funnel
 from model.contract.table import STREAM_KEY, Get, is_open
-from model.contract.vocabulary import hashes64, name_hash, name_hashes
 
 __all__ = [
     "APPLIED", "CLOSED", "DAY_MS", "DUPLICATE", "GAP_MS", "LATE", "LATE_MS", "LMAX", "NAMES_KEPT", "NEW", "PAGE",
@@ -60,82 +61,71 @@ def default_rules() -> Rules:
     return Rules(GAP_MS, LATE_MS, load_funnel().rules())
 
 
-class _CategoryHashes(dict[str | None, int]):
-    """Hashes of category names, remembered; a new name goes into `names`."""
-
-    def __init__(self, names: dict[int, bytes]) -> None:
-        super().__init__()
-        self.names = names
-
-    def __missing__(self, name: str | None) -> int:
-        code = self[name] = name_hash(name)
-        if name is not None:
-            self.names[code] = name.encode()
-        return code
-
-
 class Sequences:
-    """The users of one partition that are in memory.
+    """The users of some partitions that are in memory; a partition is named by its place among them, 0 where it is one.
 
-    `stream_ms` is the latest event time of the partition; `verdicts` says of each event of the latest fold whether it
-    was APPLIED, a DUPLICATE or LATE; `names` maps category hashes to names (names with one hash are one category).
+    `streams` (partitions,) i8 are the latest event times; `verdicts` says of each event of the latest fold whether it
+    was APPLIED, a DUPLICATE or LATE; `names` maps category hashes to names.
     """
 
-    def __init__(self, rules: Rules, users: int = 1024, pages: int = 4096) -> None:
+    def __init__(self, rules: Rules, users: int = 1024, pages: int = 4096, partitions: int = 1) -> None:
         if rules.late_ms > rules.gap_ms:
             raise FunnelcastError(
                 f"the lateness bound is {rules.late_ms} ms, but may not exceed the session gap of {rules.gap_ms} ms; "
                 "shorten it or lengthen the gap"
             )
         self.rules = rules._replace(funnel=np.require(rules.funnel, np.uint8, ["C", "W"]))
-        self.stream_ms = 0
+        self.streams = np.zeros(partitions, np.int64)
         self.verdicts: Array = np.zeros(0, np.uint8)
-        self.names: dict[int, bytes] = {}
-        self._hashes = _CategoryHashes(self.names)
+        self._categories = Categories()
+        self.names = self._categories.names
         self._arena = new_arena(users, pages)
-        self._slots: dict[bytes, int] = {}
+        self._slots: list[dict[bytes, int]] = [{} for _ in range(partitions)]
         self._keys: list[bytes] = []  # by slot; an unused slot keeps its last user
         self._unused: list[int] = []
-        self._block, self._packed_stream_ms = 0, 0
+        self._block, self._packed_streams = 0, self.streams.copy()
         self._out = Block(*(np.empty(BLOCK_ROWS, kind) for kind in BLOCK_DTYPES))
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return sum(map(len, self._slots))
+
+    def users(self, partition: int) -> int:
+        """Return how many users of a partition are in memory."""
+        return len(self._slots[partition])
 
     def __contains__(self, key: object) -> bool:
-        return key in self._slots
+        return any(key in slots for slots in self._slots)
 
     def key_of(self, slot: int) -> bytes:
         """Return the user of a slot."""
         return self._keys[slot]
 
-    def unknown(self, keys: list[bytes]) -> list[bytes]:
+    def partitions_of(self, slots: Array) -> Array:
+        """Return the partitions of the users of some slots, i4."""
+        return np.asarray(self._arena.partition[slots])
+
+    def unknown(self, keys: list[bytes], partition: int = 0) -> list[bytes]:
         """Return the users that are not in memory, each once: to be loaded before their events are folded."""
-        slots = self._slots
+        slots = self._slots[partition]
         return list(dict.fromkeys([key for key in keys if key not in slots]))
 
-    def slots_of(self, keys: list[bytes]) -> Array:
+    def slots_of(self, keys: list[bytes], partition: int = 0) -> Array:
         """Return the slots of users (N,) i4; those not in memory are added, without rows."""
-        slots = self._slots
+        slots = self._slots[partition]
         try:
             return np.array([slots[key] for key in keys], np.int32)
         except KeyError:
-            for key in self.unknown(keys):
-                self._add(key)
+            for key in self.unknown(keys, partition):
+                self._add(key, partition)
             return np.array([slots[key] for key in keys], np.int32)
 
     def columns(self, events: list[ClickEvent], keys: list[bytes]) -> Events:
-        """Turn click events and their users into columns; learns the names of their categories."""
-        codes, hashes = TYPE_CODE, self._hashes
-        return Events(
-            self.slots_of(keys),
-            np.array([event.timestamp for event in events], np.int64),
-            np.array([codes[event.event] for event in events], np.uint8),
-            name_hashes([event.item_id for event in events]),
-            np.array([hashes[event.category] for event in events], np.uint32),
-            price_codes(np.array([event.price for event in events], np.float64)),  # None becomes NaN
-            hashes64([event.message_id for event in events]),
-        )
+        """Turn click events and their users, of the first partition, into columns."""
+        return self.columns_of(events, self.slots_of(keys))
+
+    def columns_of(self, events: list[ClickEvent], slots: Array) -> Events:
+        """Turn click events and their users' slots into columns; learns the names of their categories."""
+        return columns_of(events, slots, self._categories)
 
     def fold(self, events: Events) -> Iterator[Block]:
         """Apply events in order; take the `inputs` of a block before asking for the next."""
@@ -143,27 +133,36 @@ class Sequences:
         self.verdicts, at = np.zeros(len(events.slot), np.uint8), 0
         while at < len(events.slot):
             self._begin_block()
-            at, rows, self.stream_ms = kernel.fold(
-                self._arena, self.rules, events, at, self.stream_ms, self._block, self._out, self.verdicts
+            at, rows = kernel.fold(
+                self._arena, self.rules, events, at, self.streams, self._block, self._out, self.verdicts
             )
             if rows:
                 yield self._written(rows)
 
-    def close_due(self, stream_ms: int) -> Iterator[Block]:
-        """End the sessions that are due at a stream time; take the `inputs` of a block before asking for the next."""
-        due, at = self._arena.due, 0
-        waiting = sorted(np.flatnonzero(due <= stream_ms).tolist(), key=lambda slot: (due[slot], self._keys[slot]))
-        slots = np.array(waiting, np.int32)
+    def close_due(self, stream_ms: int | Array) -> Iterator[Block]:
+        """End the sessions that are due at a stream time, of each partition its own or the same for all.
+
+        Take the `inputs` of a block before asking for the next. Rows come partition by partition.
+        """
+        arena, at = self._arena, 0
+        due = sorted(
+            self._due(stream_ms).tolist(), key=lambda slot: (arena.partition[slot], arena.due[slot], self._keys[slot])
+        )
+        slots = np.array(due, np.int32)
         while at < len(slots):
             self._begin_block()
             at, rows = kernel.close_all(self._arena, self.rules, slots, at, self._block, self._out)
             if rows:
                 yield self._written(rows)
 
-    def next_due_ms(self) -> int | None:
-        """Return the earliest stream time at which a session is due to end, None if no session is open."""
-        due = int(self._arena.due.min())
-        return None if due == NOT_DUE else due
+    def is_due(self, stream_ms: int | Array) -> bool:
+        """Tell whether a session is due to end at a stream time, of each partition its own or the same for all."""
+        return len(self._due(stream_ms)) > 0
+
+    def _due(self, stream_ms: int | Array) -> Array:
+        times = np.broadcast_to(stream_ms, self.streams.shape)
+        users = len(self._keys)
+        return np.flatnonzero(self._arena.due[:users] <= times[self._arena.partition[:users]])
 
     def inputs(self, block: Block) -> Inputs:
         """Gather what the network must see to answer the NEW and CLOSED rows of the latest block."""
@@ -192,9 +191,9 @@ class Sequences:
         pages.gather(self._arena, wanted.slot, wanted.begin, inputs)
         return inputs
 
-    def rows(self, key: bytes) -> Rows:
+    def rows(self, key: bytes, partition: int = 0) -> Rows:
         """Copy the kept rows of a user in memory."""
-        slot = self._slots[key]
+        slot = self._slots[partition][key]
         count = int(self._arena.heads["rows"][slot])
         row = np.arange(oldest(count), count)  # (N,)
         page, j = self._arena.table[slot, row // PAGE % PAGES_KEPT], row % PAGE
@@ -206,24 +205,23 @@ class Sequences:
         """Slots of the users changed since the last pack."""
         return self._arena.changed[: self._arena.counts[1]]
 
-    def pack(self) -> tuple[list[bytes], list[bytes]]:
-        """Return table keys and values of everything that changed since the last pack."""
-        keys, values = table.entries(self._arena, self._keys, self.names)
-        if self.stream_ms != self._packed_stream_ms:
-            keys.append(STREAM_KEY)
-            values.append(table.stream_value(self.stream_ms))
-            self._packed_stream_ms = self.stream_ms
-        return keys, values
+    def pack(self) -> list[dict[bytes, bytes]]:
+        """Return, by partition, the table's keys and values of everything that changed since the last pack."""
+        packed = table.entries(self._arena, self._keys, self.names, len(self.streams))
+        for partition in np.flatnonzero(self.streams != self._packed_streams).tolist():
+            packed[partition][STREAM_KEY] = table.stream_value(int(self.streams[partition]))
+        self._packed_streams[:] = self.streams
+        return packed
 
-    def load_stream(self, value: bytes) -> None:
-        """Restore the stream time from its table value."""
-        self.stream_ms = self._packed_stream_ms = table.stream_of(value)
+    def load_stream(self, value: bytes, partition: int = 0) -> None:
+        """Restore a partition's stream time from its table value."""
+        self.streams[partition] = self._packed_streams[partition] = table.stream_of(value)
 
-    def load(self, key: bytes, get: Get) -> int:
+    def load(self, key: bytes, get: Get, partition: int = 0) -> int:
         """Restore a user from the table that `get` reads, unless in memory; return the slot. Raises TableError."""
-        if key in self._slots:
-            return self._slots[key]
-        slot = self._add(key)
+        if key in self._slots[partition]:
+            return self._slots[partition][key]
+        slot = self._add(key, partition)
         self._ensure_pages(PAGES_KEPT)
         latest = table.restore(self._arena, self.rules, slot, key, get)
         if latest is not None and latest[0]:
@@ -236,20 +234,21 @@ class Sequences:
         Returns the slots that are free now.
         """
         assert not len(self.changed), "what is not packed yet must not be dropped"
-        slots = np.fromiter(self._slots.values(), np.int64, len(self._slots))
+        slots = self._held()
         closed = slots[self._arena.due[slots] == NOT_DUE]
         oldest_first = closed[np.argsort(self._arena.heads["event_ms"][closed], kind="stable")]
         dropped: Array = oldest_first[: max(0, len(slots) - keep)]
         for slot in dropped.tolist():
             self._remove(slot)
         if len(self.names) > NAMES_KEPT:
-            latest = set(table.latest_categories(self._arena, np.array(list(self._slots.values()), np.int64)).tolist())
-            for code in self.names.keys() - latest:
-                del self.names[code]
-            self._hashes.clear()
+            self._categories.keep(set(table.latest_categories(self._arena, self._held()).tolist()))
         return dropped
 
-    def _add(self, key: bytes) -> int:
+    def _held(self) -> Array:
+        """Return the slots of the users in memory."""
+        return np.fromiter((slot for slots in self._slots for slot in slots.values()), np.int64, len(self))
+
+    def _add(self, key: bytes, partition: int) -> int:
         if self._unused:
             slot = self._unused.pop()
             self._keys[slot] = key
@@ -258,7 +257,8 @@ class Sequences:
             self._keys.append(key)
             if slot == len(self._arena.heads):
                 self._arena = more_users(self._arena)
-        self._slots[key] = slot
+        self._arena.partition[slot] = partition
+        self._slots[partition][key] = slot
         return slot
 
     def _remove(self, slot: int) -> None:
@@ -268,7 +268,7 @@ class Sequences:
         arena.free[unused : unused + held] = arena.table[slot, :held]
         arena.counts[0] = unused + held
         arena.heads[slot] = blank_heads(1)[0]
-        del self._slots[self._keys[slot]]
+        del self._slots[arena.partition[slot]][self._keys[slot]]
         self._unused.append(slot)
 
     def _begin_block(self) -> None:
@@ -297,5 +297,5 @@ def warm() -> None:
     for block in sequences.fold(sequences.columns(clicks, [b"warm"] * PAGE)):
         sequences.inputs(block)
     for _ in sequences.close_due(DAY_MS):
-        values.update(zip(*sequences.pack(), strict=True))
+        values |= sequences.pack()[0]
     assert sequence_of(b"warm", values.get) is not None

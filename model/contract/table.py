@@ -1,4 +1,4 @@
-"""The table of a partition: users in the arena become keys and values, and keys and values become users again.
+"""The tables of partitions: users in the arena become keys and values, and keys and values become users again.
 
 b"t" holds the stream time, b"s" + user the head with the last page and the name of the latest category, b"p" + page
 number + user a finished page. Each value starts with the version; only what is a function of the log goes in.
@@ -46,8 +46,8 @@ def stream_of(value: bytes) -> int:
     return int.from_bytes(value[1:9], "little")
 
 
-def entries(arena: Arena, users: list[bytes], names: dict[int, bytes]) -> tuple[list[bytes], list[bytes]]:
-    """Return keys and values of what changed since the last call; `users` by slot, `names` of categories by hash."""
+def entries(arena: Arena, users: list[bytes], names: dict[int, bytes], partitions: int) -> list[dict[bytes, bytes]]:
+    """Return by partition what changed since the last call; `users` by slot, `names` of categories by hash."""
     slots = arena.changed[: arena.counts[1]].copy()
     rows, low = arena.heads["rows"][slots], arena.heads["low"][slots]
     finished = np.minimum((rows - 1) // PAGE - low // PAGE, pages.PAGE_KEYS)
@@ -57,18 +57,18 @@ def entries(arena: Arena, users: list[bytes], names: dict[int, bytes]) -> tuple[
     count = pages.pack(arena, slots, out, owners, numbers, ends)
     arena.counts[1] = 0
 
-    keys, values, start = [], [], 0
-    blob = out[: ends[count - 1] if count else 0].tobytes()
-    columns = (owners[:count], numbers[:count], ends[:count], latest_categories(arena, owners[:count]))
-    for owner, number, end, category in zip(*(column.tolist() for column in columns), strict=True):
+    found: list[dict[bytes, bytes]] = [{} for _ in range(partitions)]
+    blob, start = out[: ends[count - 1] if count else 0].tobytes(), 0
+    owners, numbers = owners[:count], numbers[:count]
+    columns = (owners, numbers, ends[:count], arena.partition[owners], latest_categories(arena, owners))
+    for owner, number, end, partition, category in zip(*(column.tolist() for column in columns), strict=True):
+        user = users[owner]
         if number == pages.HEAD_VALUE:
-            keys.append(head_key(users[owner]))
-            values.append(blob[start:end] + names.get(category, b""))
+            found[partition][head_key(user)] = blob[start:end] + names.get(category, b"")
         else:
-            keys.append(page_key(number, users[owner]))
-            values.append(blob[start:end])
+            found[partition][page_key(number, user)] = blob[start:end]
         start = end
-    return keys, values
+    return found
 
 
 def restore(arena: Arena, rules: Rules, slot: int, user: bytes, get: Get) -> tuple[int, bytes] | None:

@@ -66,7 +66,7 @@ class HotPath:
             join(pieces, scores)
             rebuilt |= not all(piece.steps for piece in pieces)
             network += time.process_time() - since
-        size = sum(len(part) for parts in self.sequences.pack() for part in parts)
+        size = sum(len(key) + len(value) for key, value in self.sequences.pack()[0].items())
         return Spent(time.process_time() - started - network, network, size, rebuilt)
 
 

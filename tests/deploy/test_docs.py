@@ -22,7 +22,7 @@ from model.contract.stages import STAGES
 from tests.support.plain_records import records_of
 from worker.campaigns import Campaign
 from worker.policy import Decision, Outcome
-from worker.records import Answers, Encoder, Model, Source
+from worker.records import Answers, Encoder, Model, Source, lay_out
 from worker.retell import Effect, Explanation
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ def test_stage_probabilities_fit_their_schema(with_model: bool) -> None:
         next_type=np.full((n, 20), 0.05, "f4") if with_model else None,
         degraded=np.array([False, False, True]),
     )
-    for _, value, _ in records_of(ENCODER.stage_probabilities(answers, 4)):
+    for _, value, _ in records_of(ENCODER.stage_probabilities(lay_out(answers), 4)):
         check("StageProbability", msgspec.json.decode(value))
 
 

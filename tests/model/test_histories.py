@@ -77,7 +77,7 @@ def answered(columns: LogColumns, chunk: int) -> dict[str, list[Row]]:
         at = order[begin : begin + chunk]
         fields = (columns.ts, columns.type, columns.item, columns.category, columns.price, columns.id)
         keep(sequences.fold(Events(slots[columns.user[at]], *(field[at] for field in fields))), at)
-    keep(sequences.close_due(sequences.stream_ms), order)
+    keep(sequences.close_due(sequences.streams[0]), order)
     return rows
 
 

@@ -9,7 +9,7 @@ from tests.support.plain_policy import NO_MEMORY, Answer, Memory, memory_bytes, 
 from worker.campaigns import Campaign
 from worker.metrics import Metrics
 from worker.policy import FIRED, SCOPES, SUPPRESSED, Decision, Policy
-from worker.records import NO_MODEL, Answers, Encoder, Source
+from worker.records import Answers
 from worker.triggers import Triggers
 
 
@@ -17,12 +17,12 @@ def decide_all(policy: Policy, answers: list[Answer], memories: dict[bytes, Memo
     """Decide on a block of answers as the worker does, from the users' memories on, which are brought up to date."""
     users = list(dict.fromkeys(one.user for one in answers))
     slots = np.array([users.index(one.user) for one in answers], np.int64)
-    triggers = Triggers(policy, Encoder(Source("app", "clicks", 0), NO_MODEL), Metrics())
+    triggers = Triggers(policy, Metrics())
     for slot, user in enumerate(users):
         triggers.memories.load(slot, memory_bytes(memories.get(user, NO_MEMORY)))
     rows = columns(answers)
     found = triggers.decide(rows, slots)
-    memories.update({user: memory_of(value) for user, value in triggers.changes().items()})
+    memories.update({users[slot]: memory_of(value) for slot, value in triggers.changes().items()})
     fired = {(row, decision.campaign.name): decision for row, decision in triggers.fired(rows, found)}
     return [
         [

@@ -62,9 +62,9 @@ def expect(log: list[Kept]) -> Expectation:
             _answers(result, sequences, block, partition, offsets)
         result.late.update((partition, int(o)) for o in offsets[~np.isin(sequences.verdicts, (APPLIED, DUPLICATE))])
         duplicates += int((sequences.verdicts == DUPLICATE).sum())
-        for block in sequences.close_due(sequences.stream_ms):
+        for block in sequences.close_due(sequences.streams[0]):
             _answers(result, sequences, block, partition, offsets)
-        result.table.update({(partition, key): value for key, value in zip(*sequences.pack(), strict=True)})
+        result.table.update({(partition, key): value for key, value in sequences.pack()[0].items()})
     return result._replace(duplicates=duplicates)
 
 

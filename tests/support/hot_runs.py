@@ -74,7 +74,7 @@ class Partition:
             self.sequences.load(key, self.table.get)
 
     def commit(self) -> None:
-        self.table.update(zip(*self.sequences.pack(), strict=True))
+        self.table |= self.sequences.pack()[0]
 
 
 class HotRun:

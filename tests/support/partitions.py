@@ -8,9 +8,9 @@ from typing import Any
 from model.contract.sequence import default_rules
 from worker.decode import Bounds
 from worker.metrics import Metrics
-from worker.partition import Rooms, Topics
 from worker.policy import load_policy
 from worker.records import NO_MODEL, Encoder, Source
+from worker.rooms import Rooms, Topics
 
 
 class Table:

@@ -28,7 +28,7 @@ TRIGGER = LatestTrigger(USER, "nudge-intent", "intent", "user", "below", 0.21, 0
 def metrics() -> Metrics:
     metrics = Metrics()
     metrics.identify("taobao", "3", "ab" * 32)
-    metrics.taken(0, 12, np.zeros(11, "u1"), ["future"])
+    metrics.taken({0: 12}, np.zeros(11, "u1"), ["future"])
     metrics.answered(11, 0)
     view, end = TYPES.index("product_view"), TYPES.index("session_end")
     types, stages = np.array([view] * 10 + [end], "u1"), np.array([1] * 8 + [3] * 3, "u1")

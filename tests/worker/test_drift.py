@@ -16,8 +16,9 @@ from tests.support.clicks import EXCERPT
 from tests.support.partitions import Table, plain_rooms
 from tests.support.stack import wire
 from worker.metrics import Metrics
-from worker.partition import Partition, Pending
+from worker.partitions import Partitions
 from worker.pieces import Scores
+from worker.rooms import Pending
 from worker.scorer import Scorer
 
 TOO_FEW, TOO_MANY = 0.67, 1.5  # observed to expected, as the alert has it
@@ -44,13 +45,13 @@ def ratios(bundle: Bundle, clicks: list[ClickEvent]) -> dict[tuple[str, str], fl
     """Serve the clicks; return observed to expected by scope and stage, where enough was expected."""
     metrics, scorer = Metrics(), Scorer(bundle)
     rooms = replace(plain_rooms(metrics), horizon_ms=bundle.contract.horizon_ms)
-    partition = Partition(0, Table(), rooms)
+    partitions = Partitions([0], Table(), rooms)
     for first in range(0, len(clicks), CHUNK):
         records = [
             SimpleNamespace(key=event.user_id.encode(), value=wire(event), offset=place, timestamp=event.timestamp)
             for place, event in enumerate(clicks[first : first + CHUNK], first)
         ]
-        serve(partition, records, scorer)
+        serve(partitions, records, scorer)
     sums = {
         name: [metrics.registry.get_sample_value(f"funnelcast_reach_{name}_total", label) or 0 for label in labels()]
         for name in ("observed", "expected")
@@ -59,15 +60,15 @@ def ratios(bundle: Bundle, clicks: list[ClickEvent]) -> dict[tuple[str, str], fl
     return {(at["scope"], at["stage"]): seen / due for at, seen, due in found if due > ENOUGH}
 
 
-def serve(partition: Partition, records: list[SimpleNamespace], scorer: Scorer) -> None:
+def serve(partitions: Partitions, records: list[SimpleNamespace], scorer: Scorer) -> None:
     work: list[tuple[Pending, Scores]] = []
 
     def on_block(pending: Pending) -> None:
-        work.append((pending, scorer.score([partition.sequences.inputs(pending.block)])[0]))
+        work.append((pending, scorer.score([partitions.sequences.inputs(pending.block)])[0]))
 
-    partition.take(records, 0.0, on_block)
+    partitions.take({0: records}, 0.0, on_block)
     for pending, scores in work:
-        partition.answer(pending, scores, 0)
+        list(partitions.answer(pending, scores, 0))
 
 
 def labels() -> list[dict[str, str]]:

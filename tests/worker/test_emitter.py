@@ -16,10 +16,9 @@ from worker.batcher import Batcher, Limits
 from worker.emitter import Assignment, Emitter
 from worker.metrics import Metrics
 from worker.outbox import Delivery
-from worker.partition import Partition
+from worker.partitions import Partitions
 from worker.pieces import Piece, Scores
 from worker.transport import Membership
-from worker.writer import PartitionWriter
 
 TRANSACTION_CHUNKS = 2
 PLACE = TP("clicks", 0)
@@ -76,8 +75,8 @@ class Chunk:
 def make_assignment(batcher: Batcher, metrics: Metrics, transactions: Any) -> Assignment:
     table: Any = Table()
     delivery = Delivery(["nowhere:1"], "app", "probabilities", "changelog", TRANSACTION_CHUNKS, 1)
-    writer = PartitionWriter(PLACE, Partition(0, table, plain_rooms(metrics)), delivery, batcher, table, metrics)
-    return Assignment([writer], transactions, delivery, batcher, metrics)
+    partitions = Partitions([0], table, plain_rooms(metrics))
+    return Assignment([PLACE], partitions, transactions, delivery, batcher, table, metrics)
 
 
 def test_when_the_network_cannot_follow_the_agent_waits_and_nothing_is_lost() -> None:

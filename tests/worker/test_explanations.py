@@ -41,7 +41,7 @@ class Asking:
 def picked(asking: Asking, events: list[ClickEvent], chunk: int = 1) -> Iterator[Asked]:
     """Fold a log, a transaction a chunk, and yield what is asked."""
     sequences = Sequences(default_rules())
-    sample = Sample(asking, ENCODER, sequences, 0)
+    sample = Sample(asking, [ENCODER], sequences)
     for first in range(0, len(events), chunk):
         some = events[first : first + chunk]
         columns = sequences.columns(some, [event.user_id.encode() for event in some])

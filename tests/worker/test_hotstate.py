@@ -77,14 +77,14 @@ def test_scores_from_hot_state_are_those_of_whole_sequences(slots: int, seed: in
             chunk, logs[number] = logs[number][:size], logs[number][size:]
             if chunk:
                 bench.fold(number, chunk)
-                bench.close_due(number, bench.partitions[number].sequences.stream_ms - 60_000)
+                bench.close_due(number, bench.partitions[number].sequences.streams[0] - 60_000)
             await bench.breathe(rng.randrange(30))
             match rng.randrange(60):
                 case 0:
                     bench.hot.wipe()
                 case 1:
                     bench.drop_users(number, keep=rng.randrange(40))
-                case 2 if bench.partitions[number].sequences.stream_ms:
+                case 2 if bench.partitions[number].sequences.streams[0]:
                     bench.revoke(number)
         await bench.verify()
 

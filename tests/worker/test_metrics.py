@@ -36,7 +36,7 @@ def test_a_histogram_of_arrays_counts_like_prometheus() -> None:
 def test_a_chunk_is_counted_by_what_became_of_its_records() -> None:
     metrics = Metrics()
     verdicts = np.array([APPLIED, DUPLICATE, LATE, DUPLICATE, APPLIED], "u1")
-    metrics.taken(2, 8, verdicts, ["future", "invalid_json", "future"])
+    metrics.taken({2: 8}, verdicts, ["future", "invalid_json", "future"])
     assert value(metrics, "funnelcast_records_consumed_total", partition="2") == 8
     assert value(metrics, "funnelcast_events_late_total") == 1
     assert value(metrics, "funnelcast_events_duplicate_total") == 2

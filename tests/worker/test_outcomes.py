@@ -33,7 +33,7 @@ def seen(outcomes: Outcomes, *rows: Row, chance: float = 0.25, memory: int = NEV
         keys, np.arange(n), np.array(times), np.array(times), codes, np.zeros(n, "u1"), [None] * n, np.ones(n, int),
         np.full((n, 2, 6), chance, "f4"), np.zeros((n, 20), "f4"), np.full(n, degraded),
     )  # fmt: skip
-    outcomes.observe(answers, block, np.full((n, 1), memory))
+    outcomes.observe(answers, block, np.full((n, 1), memory), [(0, range(n))])
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from model.contract.stages import STAGES, Stage
 from tests.support.plain_records import plain_records, records_of
 from worker.campaigns import Campaign
 from worker.policy import Decision, Outcome
-from worker.records import BATCH_BYTES, NO_MODEL, Answers, Encoder, Header, Model, Output, Source
+from worker.records import BATCH_BYTES, NO_MODEL, Answers, Encoder, Header, Model, Output, Source, lay_out
 
 SOURCE = Source("funnelcast", "clickstream", 3)
 MODEL = Model("taobao-small", "1", "ab12cd34" * 8)
@@ -50,7 +50,7 @@ def answers(rows: int = 1, **changes: Any) -> Answers:
 
 
 def written(encoder: Encoder, some: Answers) -> list[Output]:
-    return records_of(encoder.stage_probabilities(some, TIME_MS))
+    return records_of(encoder.stage_probabilities(lay_out(some), TIME_MS))
 
 
 def value_of(output: Output) -> dict[str, Any]:
@@ -187,19 +187,19 @@ def test_every_byte_is_what_the_plain_description_says(
         degraded=np.array(columns[8], bool),
     )
     model = MODEL._replace(name=name, sha256=MODEL.sha256 if scored else "")
-    found = records_of(Encoder(SOURCE, model).stage_probabilities(some, TIME_MS, context))
+    found = records_of(Encoder(SOURCE, model).stage_probabilities(lay_out(some), TIME_MS, context))
     assert found == plain_records(SOURCE, model, some, context)
 
 
 def test_more_than_a_batch_holds_goes_into_several_and_a_giant_record_into_its_own() -> None:
     name = b"c" * 5_000
     many = answers(300, category=[name] * 300)
-    batches = list(ENCODER.stage_probabilities(many, TIME_MS))
+    batches = list(ENCODER.stage_probabilities(lay_out(many), TIME_MS))
     assert len(batches) > 2
     assert all(BATCH_BYTES - 7_000 < batch.size() <= BATCH_BYTES for batch in batches[:-1])
     assert records_of(batches) == plain_records(SOURCE, MODEL, many)
     giant = answers(3, category=[b"c", b"\x01" * BATCH_BYTES, b"c"])
-    batches = list(ENCODER.stage_probabilities(giant, TIME_MS))
+    batches = list(ENCODER.stage_probabilities(lay_out(giant), TIME_MS))
     assert [batch.record_count() for batch in batches] == [1, 1, 1]
     assert records_of(batches) == plain_records(SOURCE, MODEL, giant)
 

@@ -108,10 +108,10 @@ async def live() -> Live:
         assert not chunk.dead
         run.fold(0, chunk.events)
         sequences = run.partitions[0].sequences
-        run.close_due(0, sequences.stream_ms - LATE_MS)
+        run.close_due(0, sequences.streams[0] - LATE_MS)
         await run.breathe(50)
     assert sequences is not None
-    run.close_due(0, sequences.stream_ms)
+    run.close_due(0, sequences.streams[0])
     return run
 
 

@@ -43,7 +43,7 @@ def transact(traced: Traced, *chunks: Sequence[Any]) -> list[Any]:
     """Run a transaction of some chunks; return the headers that its answers get."""
     trace = traced.transaction()
     for chunk in chunks:
-        trace.chunk(("clicks", 2), chunk)
+        trace.chunk({("clicks", 2): chunk})
     trace.emit()
     headers = list(trace.headers)
     trace.end()
@@ -106,7 +106,7 @@ def test_a_micro_batch_links_to_the_chunks_that_its_users_came_in(kept: InMemory
     traced, origins = tracing(kept), []
     for span in (ONE, TWO):
         trace = traced.transaction()
-        trace.chunk(("clicks", 2), [click(span)])
+        trace.chunk({("clicks", 2): [click(span)]})
         origins.append(trace.origin)
     traced.score([None, origins[0], origins[0]], 3).end()
     traced.score([*origins, None], 9).end()
@@ -122,7 +122,7 @@ def test_without_an_endpoint_nothing_is_traced_and_records_stay_the_same() -> No
     off = make_tracing("", 1.0, "shop", "")
     assert off is UNTRACED
     trace = off.transaction()
-    trace.chunk(("clicks", 2), [click(ONE)])
+    trace.chunk({("clicks", 2): [click(ONE)]})
     assert trace.origin is None
     assert not trace.headers
 

@@ -37,7 +37,7 @@ class Run:
             self._collect(block, 0)
 
     def commit(self) -> None:
-        self.table.update(zip(*self.sequences.pack(), strict=True))
+        self.table |= self.sequences.pack()[0]
 
     def restart(self) -> None:
         """Begin again with what is committed."""
@@ -93,7 +93,7 @@ def at_random(seed: int) -> Callable[[Run], None]:
 
     def between(worker: Run) -> None:
         if rng.random() < 0.5:
-            worker.close_due(worker.sequences.stream_ms)
+            worker.close_due(worker.sequences.streams[0])
         if rng.random() < 0.3:
             worker.commit()
         if rng.random() < 0.1:

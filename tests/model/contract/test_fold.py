@@ -74,7 +74,7 @@ def test_answers_and_bytes_do_not_depend_on_how_the_log_is_cut(chunk: int) -> No
 def test_timers_commits_and_restarts_change_neither_answers_nor_bytes(log: list[ClickEvent], seed: int) -> None:
     plain, disturbed = run(log), run(log, chunk=150 + seed, between=at_random(seed))
     for worker in (plain, disturbed):
-        worker.close_due(worker.sequences.stream_ms)
+        worker.close_due(worker.sequences.streams[0])
         worker.commit()
     assert by_user(disturbed.rows) == by_user(plain.rows)
     assert (disturbed.verdicts, disturbed.table) == (plain.verdicts, plain.table)
@@ -106,15 +106,15 @@ def test_a_closed_session_never_reopens() -> None:
     assert [row[5] for row in worker.rows] == [6, 19, 6]
 
 
-def test_the_next_due_time_is_that_of_the_user_silent_longest() -> None:
+def test_a_session_is_due_once_its_user_is_silent_for_so_long() -> None:
     worker, first = Run(), 1_700_000_000_000
-    assert worker.sequences.next_due_ms() is None
+    assert not worker.sequences.is_due(2 * first)
     worker.fold([ClickEvent("u", "click", first), ClickEvent("v", "click", first - 5)])
-    assert worker.sequences.next_due_ms() == first - 5 + 1_860_000
-    worker.close_due(first - 5 + 1_860_000)
-    assert worker.sequences.next_due_ms() == first + 1_860_000
-    worker.close_due(first + 1_860_000)
-    assert worker.sequences.next_due_ms() is None
+    for latest in (first - 5, first):
+        assert not worker.sequences.is_due(latest + 1_860_000 - 1)
+        assert worker.sequences.is_due(latest + 1_860_000)
+        worker.close_due(latest + 1_860_000)
+    assert not worker.sequences.is_due(2 * first)
 
 
 def test_a_late_insert_revises_later_rows_and_answers_only_its_own() -> None:

@@ -39,7 +39,7 @@ def small_log() -> list[ClickEvent]:
 def produced() -> dict[str, object]:
     worker = Run()
     worker.fold(small_log())
-    worker.close_due(worker.sequences.stream_ms + 10_000_000)
+    worker.close_due(worker.sequences.streams[0] + 10_000_000)
     worker.commit()
     digest = hashlib.sha256(b"".join(key + b"=" + worker.table[key] for key in sorted(worker.table)))
     rows = [

@@ -65,10 +65,10 @@ def test_any_cut_of_a_log_gives_the_same_answers_and_bytes(log: list[ClickEvent]
     edges = [0, *sorted(cuts), len(log)]
     for low, high in pairwise(edges):
         pieces.fold(log[low:high])
-        pieces.close_due(pieces.sequences.stream_ms)
+        pieces.close_due(pieces.sequences.streams[0])
         pieces.restart()
     for worker in (whole, pieces):
-        worker.close_due(worker.sequences.stream_ms)
+        worker.close_due(worker.sequences.streams[0])
         worker.commit()
     assert by_user(pieces.rows) == by_user(whole.rows)
     assert (pieces.verdicts, pieces.table) == (whole.verdicts, whole.table)

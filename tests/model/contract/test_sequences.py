@@ -49,7 +49,7 @@ def test_columns_hold_codes_hashes_and_ids_and_learn_category_names() -> None:
 def test_an_empty_chunk_changes_nothing() -> None:
     sequences = Sequences(default_rules())
     assert list(sequences.fold(sequences.columns([], []))) == []
-    assert sequences.pack() == ([], [])
+    assert sequences.pack() == [{}]
 
 
 def test_the_base_moves_by_half_a_ring_once_the_ring_is_full() -> None:
@@ -105,7 +105,7 @@ def test_blocks_stay_as_they_were_when_the_next_one_is_made() -> None:
 
 def test_users_dropped_and_loaded_again_go_on_as_if_they_had_stayed() -> None:
     def forget(worker: Run) -> None:
-        worker.close_due(worker.sequences.stream_ms)
+        worker.close_due(worker.sequences.streams[0])
         worker.commit()
         worker.sequences.drop_closed(keep=4)
 
@@ -113,7 +113,7 @@ def test_users_dropped_and_loaded_again_go_on_as_if_they_had_stayed() -> None:
     stayed, dropped = run(log, 100), run(log, 100, between=forget)
     assert len(dropped.sequences) < 30 < len(stayed.sequences)
     for worker in (stayed, dropped):
-        worker.close_due(worker.sequences.stream_ms)
+        worker.close_due(worker.sequences.streams[0])
         worker.commit()
     assert dropped.table == stayed.table
     assert by_user(dropped.rows) == by_user(stayed.rows)

@@ -130,7 +130,7 @@ def worker_scores(path: Path) -> dict[tuple[str, str, str], Array]:
         at = order[begin : begin + 499]
         for block in sequences.fold(Events(slots[columns.user[at]], *(field[at] for field in fields))):
             keep(block, sequences.inputs(block), at)
-    for block in sequences.close_due(sequences.stream_ms):
+    for block in sequences.close_due(sequences.streams[0]):
         keep(block, sequences.inputs(block), order)
     return expected
 
