@@ -1,12 +1,14 @@
 """Whatever happens to a small partition, the compiled reducer does what its specification says."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.contract.events import ClickEvent
-from model.contract.sequence import REVISED, default_rules
+from model.contract.sequence import REVISED, Block, Sequences, default_rules
 from model.contract.stages import load_funnel
 from tests.model.contract.oracle import Oracle
 from tests.model.contract.runs import Run, by_user
@@ -89,3 +91,37 @@ def test_rows_are_in_time_order_and_sessions_end_where_the_gap_was(log: list[Cli
                 assert ts[k] == ts[k - 1] + RULES.gap_ms
             elif not ends[k - 1]:
                 assert ts[k] - ts[k - 1] <= RULES.gap_ms
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(CHUNK, CHUNK, TIMER | st.none()), max_size=8))
+def test_partitions_that_are_folded_together_leave_what_each_leaves_alone(
+    steps: list[tuple[list[ClickEvent], list[ClickEvent], int | None]],
+) -> None:
+    both, alone = Sequences(RULES, 1, 1, partitions=2), (Run(RULES), Run(RULES))
+    found: list[list[tuple]] = [[], []]
+    tables: list[dict[bytes, bytes]] = [{}, {}]
+
+    def collect(blocks: Iterator[Block]) -> None:
+        for block in blocks:
+            places = both.partitions_of(block.slot).tolist()
+            assert places == sorted(places)
+            for place, slot, *rest in zip(places, *(column.tolist() for column in block), strict=True):
+                found[place].append((both.key_of(slot), rest[0], *rest[2:]))  # without the index of the event
+
+    for *chunks, timer in steps:
+        slots = [
+            both.slots_of([event.user_id.encode() for event in chunk], place) for place, chunk in enumerate(chunks)
+        ]
+        collect(both.fold(both.columns_of([*chunks[0], *chunks[1]], np.concatenate(slots))))
+        for chunk, worker in zip(chunks, alone, strict=True):
+            worker.fold(chunk)
+        if timer is not None:
+            collect(both.close_due(timer))
+            for worker in alone:
+                worker.close_due(timer)
+        for place, packed in enumerate(both.pack()):
+            tables[place] |= packed
+            alone[place].commit()
+    assert found == [[(row[0], row[1], *row[3:9]) for row in worker.rows] for worker in alone]
+    assert tables == [worker.table for worker in alone]
