@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
 GIVE_BACK_SECONDS = 0.02
 # A round of fetching costs ms of CPU on its way through Faust, and producers that send at once make hundreds a second.
-FEW_RECORDS, PAUSE_SECONDS, MOST_PAUSES = 2048, 0.01, 10
-FEW_BYTES, WAIT_MS = 1 << 16, 20  # a broker that has less waits so long: else it answers every click of its own
+FEW_RECORDS, PAUSE_SECONDS, MOST_PAUSES = 2048, 0.005, 20
+FEW_BYTES, WAIT_MS = 1 << 16, 15  # a broker that has less waits so long: else it answers every click of its own
 
 
 class Membership(NamedTuple):
