@@ -7,88 +7,64 @@ fired or held out. Lost with the process: these are measurements, not state.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from model.contract.events import ORDER_TYPE, SESSION_END
-from model.contract.rows import DAY_MS, REVISED, Block
+from model.contract.jit import jit
+from model.contract.rows import DAY_MS, REVISED, Block, typed
 from model.contract.stages import NO_STAGE, STAGES
 from worker.metrics import Metrics
-from worker.policy import NEVER, Numbers, Policy, in_holdout
+from worker.policy import NEVER, Flags, Numbers, Policy, in_holdout
 from worker.records import Answers
 
 OPEN_PREDICTIONS = 2000  # per partition, about 1 MB; further users wait until a place is free
+NOT_FOLLOWED = -1  # place of a user without an open prediction
+IN_CATEGORY, ANYWHERE = 0, 1
 N_STAGES = len(STAGES)
+SEEN_DTYPES = [np.dtype(kind) for kind in ("i4", "i8", "i8", "?", "u1", "u4", "f4", "?")]
 
 
-@dataclass(slots=True)
-class Open:
-    """A prediction whose horizon has not passed; deepest stages seen since, -1 for none."""
+class Open(NamedTuple):
+    """The predictions of P partitions whose horizon has not passed, N of each at most, in rings."""
 
-    time_ms: int
-    category: int
-    reach: npt.NDArray[np.float32]  # (2, 6)
-    in_category: int = -1
-    anywhere: int = -1
+    slot: Numbers  # (P, N) of the user
+    time_ms: Numbers  # (P, N)
+    category: npt.NDArray[np.uint32]  # (P, N)
+    deepest: npt.NDArray[np.int8]  # (P, N, 2) stage seen since in the category and anywhere, -1 for none
+    reach: npt.NDArray[np.float32]  # (P, N, 2, 6)
+    first: Numbers  # (P,) place of the oldest one
+    held: Numbers  # (P,) how many there are
+    newest_ms: Numbers  # (P,) latest time seen
 
 
 class Seen(NamedTuple):
-    """Columns of a block's answered rows."""
+    """The answered rows (A,) of a block, in order."""
 
-    times: list[int]
-    types: list[int]
-    stages: list[int]
-    categories: list[int]
-
-
-class Followed:
-    """The predictions of one partition whose horizon has not passed."""
-
-    def __init__(self, horizon_ms: int) -> None:
-        self._horizon_ms = horizon_ms
-        self._open: dict[bytes, Open] = {}
-        self._newest_ms = 0
-
-    def observe(self, answers: Answers, rows: Iterable[int], seen: Seen) -> list[Open]:
-        """Take some rows of a block's answers, in order; return the predictions that have passed, oldest first."""
-        is_full = len(self._open) >= OPEN_PREDICTIONS
-        for row in rows:
-            self._newest_ms = max(self._newest_ms, seen.times[row])
-            # In a backlog a session's end is answered when its user is back: it would be judged by hindsight.
-            if seen.types[row] != SESSION_END and (not is_full or answers.keys[row] in self._open):
-                self._follow(answers, row, seen)
-        passed = itertools.takewhile(
-            lambda user: self._open[user].time_ms + self._horizon_ms < self._newest_ms, self._open
-        )
-        return [self._open.pop(user) for user in list(passed)]
-
-    def _follow(self, answers: Answers, row: int, seen: Seen) -> None:
-        """Note what a followed user did, or begin to follow one."""
-        opened, time_ms, stage = self._open.get(answers.keys[row]), seen.times[row], seen.stages[row]
-        if opened is not None:
-            if stage != NO_STAGE and opened.time_ms <= time_ms <= opened.time_ms + self._horizon_ms:
-                _reached(opened, stage, seen.categories[row])
-        elif len(self._open) < OPEN_PREDICTIONS and not answers.degraded[row]:
-            assert answers.reach is not None
-            self._open[answers.keys[row]] = Open(time_ms, seen.categories[row], answers.reach[row].copy())
+    partition: npt.NDArray[np.int32]  # (A,) places
+    slot: Numbers  # (A,) of the user
+    time_ms: Numbers  # (A,)
+    session_end: Flags  # (A,)
+    stage: npt.NDArray[np.uint8]  # (A,) of the row
+    category: npt.NDArray[np.uint32]  # (A,)
+    reach: npt.NDArray[np.float32]  # (A, 2, 6)
+    degraded: Flags  # (A,)
 
 
 class Outcomes:
     """What the users of some partitions did after they were scored."""
 
     def __init__(self, horizon_ms: int, policy: Policy, metrics: Metrics, partitions: int = 1) -> None:
-        self._policy, self._metrics = policy, metrics
-        self._followed = [Followed(horizon_ms) for _ in range(partitions)]
+        self._horizon_ms, self._policy, self._metrics = horizon_ms, policy, metrics
+        self._open = _none(partitions)
+        self._place = np.full(0, NOT_FOLLOWED, np.int32)  # by the user's slot
 
-    def observe(self, answers: Answers, block: Block, memory: Numbers, shares: Sequence[tuple[int, range]]) -> None:
-        """Take one block's answers, in order; `memory` (A, C) are the users' campaign memories before it.
+    def observe(self, answers: Answers, block: Block, memory: Numbers, slots: Numbers, partitions: Numbers) -> None:
+        """Take one block's answers, in order, with their users' slots and partitions (A,).
 
-        `shares` names each partition's rows of the answers.
+        `memory` (A, C) are the users' campaign memories before it.
         """
         self._metrics.answers(answers.type, answers.user_stage, answers.reach, answers.degraded)
         for row in np.flatnonzero(answers.type == ORDER_TYPE).tolist():
@@ -96,17 +72,24 @@ class Outcomes:
         if answers.reach is None:
             return
         rows = block.kind != REVISED
-        columns = answers.event_time, answers.type, block.stage[rows], block.category[rows]
-        seen = Seen(*(column.tolist() for column in columns))
-        self._resolve([done for place, share in shares for done in self._followed[place].observe(answers, share, seen)])
+        ended = answers.type == SESSION_END
+        columns = (partitions, slots, answers.event_time, ended, block.stage[rows], block.category[rows])
+        seen = Seen(*map(typed, (*columns, answers.reach, answers.degraded), SEEN_DTYPES))
+        expected, observed = np.zeros((2, N_STAGES)), np.zeros((2, N_STAGES), np.int64)
+        count = _follow(self._open, seen, self._places(slots), self._horizon_ms, expected, observed)
+        if count:
+            self._metrics.resolved(count, expected, observed)
 
-    def _resolve(self, done: list[Open]) -> None:
-        """Count the predictions whose horizon has passed."""
-        if not done:
-            return
-        deepest = np.array([(opened.in_category, opened.anywhere) for opened in done])  # (D, 2)
-        observed = (deepest[:, :, None] >= np.arange(N_STAGES)).sum(axis=0)  # (2, 6)
-        self._metrics.resolved(len(done), np.sum([opened.reach for opened in done], axis=0), observed)
+    def are_followed(self, slots: Numbers) -> Flags:
+        """Tell which users have a prediction whose horizon has not passed."""
+        return np.asarray(self._places(slots)[slots] != NOT_FOLLOWED)
+
+    def _places(self, slots: Numbers) -> npt.NDArray[np.int32]:
+        users = int(slots.max(initial=-1)) + 1
+        if users > len(self._place):
+            more = max(users, 2 * len(self._place)) - len(self._place)
+            self._place = np.pad(self._place, (0, more), constant_values=NOT_FOLLOWED)
+        return self._place
 
     def _order(self, user: bytes, time_ms: int, memory: list[int]) -> None:
         for campaign, code in zip(self._policy.campaigns, memory, strict=True):
@@ -115,7 +98,85 @@ class Outcomes:
                 self._metrics.campaign_orders.labels(campaign.name, group).inc()
 
 
-def _reached(opened: Open, stage: int, category: int) -> None:
-    opened.anywhere = max(opened.anywhere, stage)
-    if category == opened.category:
-        opened.in_category = max(opened.in_category, stage)
+def _none(partitions: int) -> Open:
+    shape = (partitions, OPEN_PREDICTIONS)
+    return Open(
+        np.zeros(shape, np.int64),
+        np.zeros(shape, np.int64),
+        np.zeros(shape, np.uint32),
+        np.zeros((*shape, 2), np.int8),
+        np.zeros((*shape, 2, N_STAGES), np.float32),
+        *(np.zeros(partitions, np.int64) for _ in range(3)),
+    )
+
+
+@jit
+def _reach(opened: Open, partition: int, place: int, scope: int, stage: int) -> None:
+    opened.deepest[partition, place, scope] = max(opened.deepest[partition, place, scope], stage)
+
+
+@jit
+def _note(opened: Open, seen: Seen, row: int, places: npt.NDArray[np.int32], horizon_ms: int) -> None:
+    """Note what a followed user did, or begin to follow one, if there is room."""
+    partition, slot, stage = seen.partition[row], seen.slot[row], seen.stage[row]
+    place = int(places[slot])
+    if place != NOT_FOLLOWED:
+        since_ms = seen.time_ms[row] - opened.time_ms[partition, place]
+        if stage != NO_STAGE and 0 <= since_ms <= horizon_ms:
+            _reach(opened, partition, place, ANYWHERE, stage)
+            if seen.category[row] == opened.category[partition, place]:
+                _reach(opened, partition, place, IN_CATEGORY, stage)
+    elif opened.held[partition] < opened.slot.shape[1] and not seen.degraded[row]:
+        place = int(opened.first[partition] + opened.held[partition]) % opened.slot.shape[1]
+        opened.held[partition] += 1
+        places[slot] = place
+        opened.slot[partition, place], opened.time_ms[partition, place] = slot, seen.time_ms[row]
+        opened.category[partition, place] = seen.category[row]
+        for scope in range(2):
+            opened.deepest[partition, place, scope] = -1
+            for of in range(N_STAGES):
+                opened.reach[partition, place, scope, of] = seen.reach[row, scope, of]
+
+
+@jit
+def _follow(
+    opened: Open,
+    seen: Seen,
+    places: npt.NDArray[np.int32],
+    horizon_ms: int,
+    expected: npt.NDArray[np.float64],
+    observed: Numbers,
+) -> int:
+    """Note what followed users did, begin to follow others, and end what has passed, oldest first.
+
+    Returns how many have; adds up their probabilities and what was reached, (2, 6) each.
+    """
+    for row in range(len(seen.slot)):
+        partition, time_ms = seen.partition[row], seen.time_ms[row]
+        opened.newest_ms[partition] = max(opened.newest_ms[partition], time_ms)
+        # In a backlog a session's end is answered when its user is back: it would be judged by hindsight.
+        if not seen.session_end[row]:
+            _note(opened, seen, row, places, horizon_ms)
+    count = 0
+    for partition in range(len(opened.held)):
+        while opened.held[partition]:
+            place = opened.first[partition]
+            if opened.time_ms[partition, place] + horizon_ms >= opened.newest_ms[partition]:
+                break
+            places[opened.slot[partition, place]] = NOT_FOLLOWED
+            opened.first[partition] = (place + 1) % opened.slot.shape[1]
+            opened.held[partition] -= 1
+            count += 1
+            for scope in range(2):
+                for stage in range(N_STAGES):
+                    expected[scope, stage] += opened.reach[partition, place, scope, stage]
+                    observed[scope, stage] += opened.deepest[partition, place, scope] >= stage
+    return count
+
+
+def warm() -> None:
+    """Compile what follows predictions, or load it from Numba's cache; the first time it takes seconds."""
+    one = np.zeros(1, np.int64)
+    columns = (one, one, one, one, one, one, np.zeros((1, 2, N_STAGES)), one)
+    seen, sums = Seen(*map(typed, columns, SEEN_DTYPES)), np.zeros((2, N_STAGES))
+    _follow(_none(1), seen, np.full(1, NOT_FOLLOWED, np.int32), 1, sums, sums.astype(np.int64))

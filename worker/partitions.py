@@ -136,12 +136,13 @@ class Partitions:
         block = pending.block
         pick = np.flatnonzero(block.kind != REVISED)
         slots = block.slot[pick].astype(np.int64)  # (A,)
-        answers, shares = self._answers(pending, pick, scores), self._shares(slots)
-        self._outcomes.observe(answers, block, self._triggers.memories.of(slots)[slots], shares)
+        places = self.sequences.partitions_of(slots)
+        answers = self._answers(pending, pick, scores)
+        self._outcomes.observe(answers, block, self._triggers.memories.of(slots)[slots], slots, places)
         fired = self._triggers.of(answers, slots) if scores is not None else []
         self._rooms.metrics.answered(len(answers.keys), int(answers.degraded.sum()))
         columns = lay_out(answers)
-        for place, rows in shares:
+        for place, rows in _shares(places):
             encoder = self._encoders[place]
             frames = encoder.stage_probabilities(columns, time_ms, context, rows)
             triggers = [
@@ -150,16 +151,6 @@ class Partitions:
                 if row in rows
             ]
             yield Answered(encoder.partition, frames, triggers)
-
-    def _shares(self, slots: npt.NDArray[np.int64]) -> list[tuple[int, range]]:
-        """Divide answered rows, which lie partition by partition, among the partitions."""
-        places = self.sequences.partitions_of(slots)
-        begins = np.flatnonzero(np.diff(places, prepend=-1))
-        ends = np.append(begins[1:], len(places))
-        return [
-            (place, range(begin, end))
-            for place, begin, end in zip(places[begins].tolist(), begins.tolist(), ends.tolist(), strict=True)
-        ]
 
     def _answers(self, pending: Pending, pick: npt.NDArray[np.int64], scores: Scores | None) -> Answers:
         block = pending.block
@@ -207,7 +198,7 @@ class Partitions:
     def forget_idle(self) -> None:
         """Bound the memory: drop users without an open session; only after all changes are committed."""
         if self.is_full:
-            dropped = self.sequences.drop_closed(self._most_users // 2)
+            dropped = self.sequences.drop_closed(self._most_users // 2, self._outcomes.are_followed)
             if self._states is not None:
                 self._states.drop(dropped)
             self._triggers.memories.drop(dropped)
@@ -216,3 +207,10 @@ class Partitions:
         """Let go of the hot state."""
         if self._states is not None:
             self._states.close()
+
+
+def _shares(places: npt.NDArray[np.int32]) -> Iterator[tuple[int, range]]:
+    """Divide answered rows, which lie partition by partition, among the partitions."""
+    begins = np.flatnonzero(np.diff(places, prepend=-1)).tolist()
+    for begin, end in pairwise([*begins, len(places)]):
+        yield int(places[begin]), range(begin, end)

@@ -14,7 +14,7 @@ from typing import Any
 from model.contract.bundle import SHIPPED, Bundle, check_against, load_bundle
 from model.contract.sequence import Rules, warm
 from model.contract.stages import Funnel, load_funnel
-from worker import policy, records
+from worker import outcomes, policy, records
 from worker.app import make_service
 from worker.app import run as run_app
 from worker.console import Console
@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     warm()  # half a minute of compiling on the event loop would cost the group membership
     records.warm()
     policy.warm()
+    outcomes.warm()
     # Millions of long-lived objects are there and few cycles are made: most collections would find nothing.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)

@@ -4,7 +4,7 @@ What leaves of a partition is a function of its log alone, however it is cut int
 whatever is folded beside it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -228,14 +228,16 @@ class Sequences:
             self.names[latest[0]] = latest[1]
         return slot
 
-    def drop_closed(self, keep: int) -> Array:
+    def drop_closed(self, keep: int, are_needed: Callable[[Array], Array] | None = None) -> Array:
         """Drop users without an open session, the longest silent first, until at most `keep` users remain.
 
-        Returns the slots that are free now.
+        Spares those whose slots are needed. Returns the slots that are free now.
         """
         assert not len(self.changed), "what is not packed yet must not be dropped"
         slots = self._held()
         closed = slots[self._arena.due[slots] == NOT_DUE]
+        if are_needed is not None:
+            closed = closed[~are_needed(closed)]
         oldest_first = closed[np.argsort(self._arena.heads["event_ms"][closed], kind="stable")]
         dropped: Array = oldest_first[: max(0, len(slots) - keep)]
         for slot in dropped.tolist():
