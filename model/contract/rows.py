@@ -28,7 +28,7 @@ class Rules(NamedTuple):
 
 
 class Events(NamedTuple):
-    """Columns of one chunk of one partition, in source order."""
+    """Columns of events, those of each partition in source order."""
 
     slot: Array  # (N,) i4
     ts: Array  # (N,) i8, ms
