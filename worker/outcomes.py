@@ -20,7 +20,7 @@ from worker.metrics import Metrics
 from worker.policy import NEVER, Flags, Numbers, Policy, in_holdout
 from worker.records import Answers
 
-OPEN_PREDICTIONS = 2000  # per partition, about 1 MB; further users wait until a place is free
+OPEN_PREDICTIONS = 2000  # per partition, 140 KB; further users wait until a place is free
 NOT_FOLLOWED = -1  # place of a user without an open prediction
 IN_CATEGORY, ANYWHERE = 0, 1
 N_STAGES = len(STAGES)

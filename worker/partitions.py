@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from model.contract.events import ClickEvent
 from model.contract.sequence import LATE, REVISED, Sequences, is_open
-from worker.decode import Record, decode_chunk
+from worker.decode import Chunk, Record, decode_chunk
 from worker.explanations import Asked, Sample
 from worker.hotstate import UserStates
 from worker.outcomes import Outcomes
@@ -29,6 +29,16 @@ from worker.triggers import Triggers
 
 NO_EVENTS = np.empty(0, np.int64)
 USERS_KEPT = 100_000  # users per partition kept in memory before those without an open session are dropped: about 1 GB
+
+
+class _Part(NamedTuple):
+    """One partition's chunk on its way into the fold."""
+
+    place: int
+    records: Sequence[Record]
+    chunk: Chunk
+    good: list[Record]  # those that are events
+    slots: npt.NDArray[np.int32]  # of the events' users
 
 
 class Partitions:
@@ -69,37 +79,38 @@ class Partitions:
 
         `on_block` takes the inputs of each block of new rows.
         """
-        events: list[ClickEvent] = []
-        good: list[Record] = []
-        slots, rejected, ends, reasons = [], [], [0], []
+        parts = [self._decoded(place, records) for place, records in chunks.items()]
         for place, records in chunks.items():
-            chunk = decode_chunk(records, self._rooms.bounds)
             self.progress[place].read(records[-1], monotonic)
-            some = [records[i] for i in chunk.index]
-            keys = [bytes(record.key or b"") for record in some]
-            for key in self.sequences.unknown(keys, place):
-                self._load(place, key)
-            slots.append(self.sequences.slots_of(keys, place))
-            events += chunk.events
-            good += some
-            ends.append(len(good))
-            if chunk.dead:
-                encoder = self._encoders[place]
-                dead = [encoder.dead_letter(records[i], error.reason, error.detail) for i, error in chunk.dead]
-                rejected.append(Rejected(self.progress[place].partition, self.topics.dead_letters, dead))
-                reasons += [error.reason for _, error in chunk.dead]
+        good = list(chain.from_iterable(part.good for part in parts))
         offsets = np.array([record.offset for record in good], np.int64)
         arrivals = np.array([record.timestamp for record in good], np.int64)
-        for block in self.sequences.fold(self.sequences.columns_of(events, np.concatenate(slots))):
+        events = [event for part in parts for event in part.chunk.events]
+        columns = self.sequences.columns_of(events, np.concatenate([part.slots for part in parts]))
+        for block in self.sequences.fold(columns):
             on_block(Pending(block, offsets, arrivals))
         verdicts = self.sequences.verdicts
-        for place, (begin, end) in zip(chunks, pairwise(ends), strict=True):
-            late = [self._encoders[place].late(good[begin + i]) for i in np.flatnonzero(verdicts[begin:end] == LATE)]
-            if late:
-                rejected.append(Rejected(self.progress[place].partition, self.topics.late, late))
         sizes = {self.progress[place].partition: len(records) for place, records in chunks.items()}
-        self._rooms.metrics.taken(sizes, verdicts, reasons)
-        return rejected
+        self._rooms.metrics.taken(sizes, verdicts, [error.reason for part in parts for _, error in part.chunk.dead])
+        cuts = np.cumsum([len(part.good) for part in parts])[:-1]
+        by_part = zip(parts, np.split(verdicts, cuts), strict=True)
+        return [rejected for part, said in by_part for rejected in self._rejected(part, said)]
+
+    def _decoded(self, place: int, records: Sequence[Record]) -> _Part:
+        chunk = decode_chunk(records, self._rooms.bounds)
+        good = [records[i] for i in chunk.index]
+        keys = [bytes(record.key or b"") for record in good]
+        for key in self.sequences.unknown(keys, place):
+            self._load(place, key)
+        return _Part(place, records, chunk, good, self.sequences.slots_of(keys, place))
+
+    def _rejected(self, part: _Part, verdicts: npt.NDArray[np.uint8]) -> Iterator[Rejected]:
+        encoder = self._encoders[part.place]
+        dead = [encoder.dead_letter(part.records[i], error.reason, error.detail) for i, error in part.chunk.dead]
+        late = [encoder.late(part.good[i]) for i in np.flatnonzero(verdicts == LATE)]
+        for topic, outputs in ((self.topics.dead_letters, dead), (self.topics.late, late)):
+            if outputs:
+                yield Rejected(encoder.partition, topic, outputs)
 
     def _load(self, place: int, user: bytes) -> None:
         slot = self.sequences.load(user, self._read[place], place)

@@ -93,9 +93,6 @@ class Sequences:
         """Return how many users of a partition are in memory."""
         return len(self._slots[partition])
 
-    def __contains__(self, key: object) -> bool:
-        return any(key in slots for slots in self._slots)
-
     def key_of(self, slot: int) -> bytes:
         """Return the user of a slot."""
         return self._keys[slot]
