@@ -1,14 +1,16 @@
 """Hot scorer: pieces of some blocks in, their scores out, from the pool of hot state; called from one thread, in order.
 
 The step graph takes a row of each user while many have one more, the burst graph up to W of each that are left; its
-bits are those of steps, which take over where it fails. Each slot knows whose state it holds and how many rows: a
-piece that finds another state than it was planned for, after a failure, gets the base rate, never a wrong score.
+bits are those of steps, which take over where it fails. Several threads share the slots of a run. Each slot knows whose
+state it holds and how many rows: a piece that finds another state than it was planned for, after a failure, gets the
+base rate, never a wrong score.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple, TypeAlias
 
@@ -30,6 +32,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 STEP_OUTPUTS = (*OUTPUTS, "key", "value", "ring")
 WIDE, FEWEST = 32, 3  # so many users cost a row less by steps; a burst of fewer rows of each costs more
+SHARE_ROWS = 32  # fewer rows are not worth a thread's waking
 NOBODY = 0  # ticket of a slot that holds no usable state
 
 
@@ -58,8 +61,10 @@ class Logits(NamedTuple):
 class HotScorer:
     """Scores pieces in the order in which they were planned; owns what the pool holds."""
 
-    def __init__(self, scorer: Scorer, step: Session, burst: Session, pool: Pool) -> None:
+    def __init__(self, scorer: Scorer, step: Session, burst: Session, pool: Pool, threads: int = 1) -> None:
         self._scorer, self._session, self._burst_session, self._pool = scorer, step, burst, pool
+        self._threads = threads
+        self._helpers = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="scorer-helper")
         self._bound = {"pool": pool.blocks, "counts": pool.counts}  # onnxruntime reads them in place, without a copy
         self._ticket = np.zeros(pool.slots, np.int64)  # whose state a slot holds
         self.rows = np.zeros(pool.slots, np.int64)  # and how many rows it has seen
@@ -101,10 +106,18 @@ class HotScorer:
         count = len(rows.number)
         logits = Logits(np.full((count, 2, len(STAGES)), np.nan, "f4"), np.full((count, N_TYPES), np.nan, "f4"))
         for run in runs_of(rows.feed["slot"], rows.ticket, self._pool.state.window if bursts else 1):
-            if not (run.turn.any() and self._burst(rows, run, logits)):
-                for turn in range(run.turn.max() + 1):
-                    self._wave(rows, run.rows[run.turn == turn], logits)
+            mine, *others = shares_of(run, self._threads)
+            helped = [self._helpers.submit(self._share, rows, share, logits) for share in others]
+            self._share(rows, mine, logits)
+            for share in helped:
+                share.result()
         return logits
+
+    def _share(self, rows: Rows, run: Run, logits: Logits) -> None:
+        """Feed the rows of some slots, which no other thread touches meanwhile."""
+        if not (run.turn.any() and self._burst(rows, run, logits)):
+            for turn in range(run.turn.max() + 1):
+                self._wave(rows, run.rows[run.turn == turn], logits)
 
     def _burst(self, rows: Rows, run: Run, logits: Logits) -> bool:
         """Run several rows of each slot; tell whether that went well, else nothing is changed."""
@@ -190,8 +203,8 @@ class HotScorer:
 def hot_scorer(scorer: Scorer, state: State, slots: int, threads: int) -> HotScorer:
     """Load the step graphs of a scorer's bundle over a pool of some slots."""
     graphs = (scorer.bundle.step_path, scorer.bundle.burst_path)
-    step, burst = (open_session(graph, threads, on_cpu=True) for graph in graphs)
-    return HotScorer(scorer, step, burst, Pool(state, slots))
+    step, burst = (open_session(graph, 1, on_cpu=True) for graph in graphs)  # two halves are faster than two threads
+    return HotScorer(scorer, step, burst, Pool(state, slots), threads)
 
 
 def rows_of(whole: Inputs, places: Places, vocabulary: Vocabulary) -> Rows:
@@ -227,3 +240,12 @@ def runs_of(slots: Array, tickets: Array, most: int) -> Iterator[Run]:
         for begin, end in pairwise([*range(wide), *range(wide, len(widths), most), len(widths)]):
             mine = np.flatnonzero((stay == number) & (begin <= rank) & (rank < end))
             yield Run(order[mine], rank[mine] - begin)
+
+
+def shares_of(run: Run, most: int) -> list[Run]:
+    """Divide a run between slots into at most so many shares of about equally many rows."""
+    count = max(1, min(most, len(run.rows) // SHARE_ROWS))
+    begins = np.flatnonzero(run.turn == 0)
+    at = np.searchsorted(begins, len(run.rows) * np.arange(1, count) // count)
+    cuts = np.unique(begins[at[at < len(begins)]])
+    return [Run(*share) for share in zip(np.split(run.rows, cuts), np.split(run.turn, cuts), strict=True)]

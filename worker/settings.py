@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     hot_state_bytes: int = Field(
         256 << 20, ge=0, le=1 << 44, description="memory of users' hot state; 0: score whole sequences"
     )
-    inference_threads: int = Field(1, ge=1, le=256, description="threads of one run of the network")
+    inference_threads: int = Field(2, ge=1, le=256, description="threads that share one run of the network")
     max_chunk: int = Field(2048, ge=1, le=65_536, description="most records that are folded together")
     transaction_chunks: int = Field(16, ge=1, le=1024, description="most chunks of a partition in one transaction")
     session_timeout_seconds: float = Field(8.0, ge=1, le=300, description="silence that ends a membership")

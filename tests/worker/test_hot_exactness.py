@@ -31,9 +31,10 @@ def bundle() -> Bundle:
     return loaded
 
 
-def hot_run(bundle: Bundle, slots: int, seed: int) -> HotRun:
+def hot_run(bundle: Bundle, slots: int, seed: int, threads: int = 2) -> HotRun:
     assert bundle.contract.state is not None
-    return HotRun(hot_scorer(Scorer(bundle), bundle.contract.state, slots, 1), slots, partitions=1, seed=seed)
+    scorer = hot_scorer(Scorer(bundle), bundle.contract.state, slots, threads)
+    return HotRun(scorer, slots, partitions=1, seed=seed)
 
 
 def busy_log(events: int, seed: int) -> list[ClickEvent]:
@@ -94,6 +95,17 @@ def test_rows_that_step_are_scored_bitwise_the_same_in_any_micro_batch(bundle: B
         run = hot_run(bundle, 8, size)
         scores = asyncio.run(play(run, log, (size,), size, wipes=0, begin=200))  # nobody begins with many rows
         assert run.value("rebuild_seconds_count") == 0
+        reach.append(np.concatenate([block.reach for block in scores]))
+    assert np.array_equal(reach[0], reach[1])
+    assert np.array_equal(reach[0], reach[2])
+
+
+def test_rows_are_scored_bitwise_the_same_however_many_threads_share_a_run(bundle: Bundle) -> None:
+    log = real_clicks(300)[:3000]
+    reach = []
+    for threads in (1, 2, 5):
+        run = hot_run(bundle, 400, 6, threads)
+        scores = asyncio.run(play(run, log, (700,), 6, wipes=0))
         reach.append(np.concatenate([block.reach for block in scores]))
     assert np.array_equal(reach[0], reach[1])
     assert np.array_equal(reach[0], reach[2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worker.hotscorer import runs_of
+from worker.hotscorer import SHARE_ROWS, runs_of, shares_of
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -25,3 +25,21 @@ def test_no_run_takes_the_rows_of_a_user_out_of_order_or_those_of_two_users_of_a
     order = np.concatenate([run.rows for run in taken])
     assert np.array_equal(np.sort(order), np.arange(len(slots)))
     assert all((np.diff(order[slots[order] == slot]) > 0).all() for slot in np.unique(slots))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("seed", range(5))
+def test_threads_share_a_run_but_never_a_slot(threads: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    slots = (300 * rng.random(1000) ** 3).astype(int)
+    for run in runs_of(slots, np.zeros(len(slots), int), 16):
+        shares = shares_of(run, threads)
+        assert 1 <= len(shares) <= threads
+        assert len(shares) == 1 or len(run.rows) >= SHARE_ROWS * len(shares)
+        assert np.array_equal(np.concatenate([share.rows for share in shares]), run.rows)
+        assert np.array_equal(np.concatenate([share.turn for share in shares]), run.turn)
+        assert all(share.turn[0] == 0 for share in shares)
+        if not run.turn.any():  # a row of each slot: they are divided evenly
+            sizes = [len(share.rows) for share in shares]
+            assert max(sizes) - min(sizes) <= 1
+            assert len(shares) == max(1, min(threads, len(run.rows) // SHARE_ROWS))
