@@ -55,7 +55,7 @@ class Crowd(Replay):
     def add_events(self, events: Events) -> Written:
         """Fold one event per user; nobody's time ends the session of another."""
         order = np.argsort(events.ts, kind="stable")
-        self.stream_ms = 0
+        self.streams[:] = 0
         at = np.arange(len(order))
         return _one([self.written(b, at) for b in self.fold(Events(*(column[order] for column in events)))])
 
