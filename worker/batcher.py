@@ -152,15 +152,15 @@ class Batcher:
         loop = asyncio.get_running_loop()
         if self._task is None:
             self._task = loop.create_task(self._run())
-        futures = []
+        asked: list[Request] = []
         for piece in pieces:
             self._number += 1
-            futures.append(loop.create_future())
+            asked.append(Request(piece, loop.create_future(), loop.time(), self._number, origin))
             lane = self._fast if piece.at_once else self._slow
-            lane.waiting.append(Request(piece, futures[-1], loop.time(), self._number, origin))
+            lane.waiting.append(asked[-1])
         self._changed.set()
         self._measure()
-        return asyncio.ensure_future(_joined(pieces, futures))
+        return asyncio.ensure_future(_joined([request for request in asked if not request.piece.ahead]))
 
     async def room(self) -> None:
         """Wait until the queue is not full, if it is the overload policy to wait."""
@@ -278,13 +278,14 @@ class Batcher:
         error = run.exception()
         for place, request in enumerate(batch):
             request.piece.done(None if error is not None else run.result()[place])
-            if request.scores.done():
-                continue  # cancelled meanwhile
+            if request.scores.done() or request.piece.ahead:
+                continue  # cancelled meanwhile, or for nobody
             if error is not None:
                 request.scores.set_exception(error)
             else:
                 request.scores.set_result(run.result()[place])
 
 
-async def _joined(pieces: Sequence[Piece], futures: Sequence[asyncio.Future[Scores]]) -> Scores:
-    return join(pieces, await asyncio.gather(*futures))
+async def _joined(asked: Sequence[Request]) -> Scores:
+    scores = await asyncio.gather(*(request.scores for request in asked))
+    return join([request.piece for request in asked], scores)

@@ -1,7 +1,8 @@
 """Hot state: a block of rows in, pieces for the network out: steps for users whose state is in the pool, else rebuilds.
 
 This is the directory of the pool, as of the blocks submitted so far; the scorer's thread follows in the same order. It
-is a cache: whatever it forgets is rebuilt from the rows of the sequence, and the scores are the same.
+is a cache: whatever it forgets is rebuilt from the rows of the sequence, and the scores are the same. Shortly before
+a user's base moves, the state from the next base on is built in a second slot: no answer waits for it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from model.contract.rows import Wanted, bases
+from model.contract.rows import LMAX, RING, Wanted, bases
 from model.contract.sequence import Block, Sequences
 from worker.metrics import Metrics
 from worker.pieces import NOT_KEPT, Piece, Places, Scores
@@ -23,6 +24,8 @@ Array: TypeAlias = npt.NDArray[Any]
 
 FEW_ROWS = 16  # new rows of a user that cost less than a rebuild
 REBUILD_ROWS = 2048  # rows of a piece that rebuilds, so that others wait for 10 to 20 ms at most
+AHEAD_ROWS = 16  # a user's next state is built when its base moves within so many rows
+NOW, NEXT = 0, 1  # the state that is used, and the one from the next base on
 
 
 class HotState:
@@ -41,15 +44,15 @@ class HotState:
         self._clock += 1
         return self._clock
 
-    def take(self, count: int, now: int) -> tuple[Array, Array]:
+    def take(self, count: int) -> tuple[Array, Array]:
         """Give unused slots, then those used least recently, to new stays; fewer if this plan uses too many."""
-        able = np.flatnonzero((self.pending == 0) & (self.used < now)) if count else self.used[:0]
+        able = np.flatnonzero((self.pending == 0) & (self.used < self._clock)) if count else self.used[:0]
         if count < len(able):
             able = able[np.argpartition(self.used[able], count - 1)[:count]]
         self._metrics.hot_state_evictions.inc(int((self.ticket[able] != 0).sum()))
         tickets = np.arange(self._tickets + 1, self._tickets + 1 + len(able))
         self._tickets += len(able)
-        self.ticket[able], self.used[able] = tickets, now
+        self.ticket[able], self.used[able] = tickets, self._clock
         return able, tickets
 
     def drop(self, slots: Array) -> None:
@@ -91,54 +94,63 @@ class Asked:
 
 
 class UserStates:
-    """The hot state of one partition's users."""
+    """The hot state of some partitions' users."""
 
     def __init__(self, hot: HotState) -> None:
         self._hot = hot
-        self._slot = np.zeros(0, np.int64)  # by the user's slot among the sequences
-        self._ticket = np.zeros(0, np.int64)
+        self._slot = np.zeros((2, 0), np.int64)  # NOW and NEXT, by the user's slot among the sequences
+        self._ticket = np.zeros((2, 0), np.int64)
 
     def plan(self, sequences: Sequences, block: Block) -> list[Piece]:
         """Divide the newest block into pieces, to be submitted before the next plan."""
-        return list(self._pieces(sequences, self._asked(sequences.wanted(block))))
+        asked = self._asked(sequences.wanted(block))
+        return [*self._pieces(sequences, asked), *self._pieces_ahead(sequences, asked)]
 
     def drop(self, users: Array) -> None:
         """Forget some users, by their slots among the sequences."""
         self._grow(int(users.max(initial=-1)) + 1)
-        self._hot.drop(self._slot[users][self._stays(users)])
+        self._hot.drop(self._slot[:, users][self._stays(users)])
 
     def close(self) -> None:
-        """Forget all users of the partition."""
-        self.drop(np.arange(len(self._slot)))
+        """Forget all users."""
+        self.drop(np.arange(self._slot.shape[1]))
 
     def _grow(self, users: int) -> None:
-        if users > len(self._slot):
-            more = np.zeros(max(users, 2 * len(self._slot)) - len(self._slot), np.int64)
-            self._slot, self._ticket = np.concatenate([self._slot, more]), np.concatenate([self._ticket, more])
+        held = self._slot.shape[1]
+        if users > held:
+            more = np.zeros((2, max(users, 2 * held) - held), np.int64)
+            self._slot, self._ticket = np.hstack([self._slot, more]), np.hstack([self._ticket, more])
 
     def _stays(self, users: Array) -> npt.NDArray[np.bool_]:
-        ticket = self._ticket[users]
-        return np.asarray((ticket != 0) & (self._hot.ticket[self._slot[users]] == ticket))
+        """Tell which states (2, U) of some users are still theirs."""
+        ticket = self._ticket[:, users]
+        return np.asarray((ticket != 0) & (self._hot.ticket[self._slot[:, users]] == ticket))
 
     def _asked(self, wanted: Wanted) -> Asked:
         """Find or assign the users' slots; afterwards the directory is as if the block had run."""
         hot, users, now = self._hot, wanted.slot, self._hot.now()
         self._grow(int(users.max(initial=-1)) + 1)
-        stays = self._stays(users)
-        slot, ticket = np.where(stays, self._slot[users], NOT_KEPT), self._ticket[users]
-        since = hot.rows[slot]
+        stays, slots = self._stays(users), self._slot[:, users]
+        since = hot.rows[slots[NOW]]
         # The state goes on if the first new row is its next one (a late insert comes before it) and the base stays.
-        hit = stays & (since == first_rows(wanted)) & (bases(since - 1) == wanted.begin)
-        hot.drop(slot[stays & ~hit])
+        goes_on = stays[NOW] & (since == first_rows(wanted))
+        same = goes_on & (bases(since - 1) == wanted.begin)
+        moved = goes_on & ~same & stays[NEXT] & (next_base(since) == wanted.begin)
+        hot.drop(slots[NOW][stays[NOW] & ~same])
+        hot.drop(slots[NEXT][stays[NEXT] & ~same & ~moved])
+        mine = users[moved]
+        self._slot[NOW, mine], self._ticket[NOW, mine] = self._slot[NEXT, mine], self._ticket[NEXT, mine]
+        self._ticket[NEXT, mine] = 0
+        hit = same | moved
+        slot, ticket = np.where(hit, self._slot[NOW, users], NOT_KEPT), self._ticket[NOW, users]
         hot.used[slot[hit]] = now
         miss = np.flatnonzero(~hit)
-        slot[miss] = NOT_KEPT
-        taken, tickets = hot.take(len(miss), now)
+        taken, tickets = hot.take(len(miss))
         given = miss[: len(taken)]
         slot[given], ticket[given] = taken, tickets
-        self._slot[users[given]], self._ticket[users[given]] = taken, tickets
+        self._slot[NOW, users[given]], self._ticket[NOW, users[given]] = taken, tickets
         kept = slot != NOT_KEPT
-        begin = np.where(hit, since, wanted.begin)
+        begin = np.where(hit, hot.rows[slot], wanted.begin)
         # A new row costs in a burst what two cost in a rebuild, which reads the rows that the state holds again.
         steps = kept & (wanted.end - begin <= FEW_ROWS + begin - wanted.begin)
         begin = np.where(steps, begin, wanted.begin)
@@ -176,6 +188,30 @@ class UserStates:
         steps, at_once = bool(asked.steps[users[0]]), bool(asked.at_once[users[0]])
         done = partial(self._hot.ran, places, owner, not at_once)
         return Piece(sequences.gather(part), rows, places, steps, at_once, done)
+
+    def _pieces_ahead(self, sequences: Sequences, asked: Asked) -> Iterator[Piece]:
+        """Build the next states of users whose base moves soon: a piece each, so that others wait little."""
+        users, end = asked.wanted.slot, asked.wanted.end
+        begin = next_base(end)
+        is_near = (begin + LMAX - end < AHEAD_ROWS) & (asked.places.slot != NOT_KEPT) & ~self._stays(users)[NEXT]
+        near = np.flatnonzero(is_near)
+        slots, tickets = self._hot.take(len(near))
+        near = near[: len(slots)]
+        self._slot[NEXT, users[near]], self._ticket[NEXT, users[near]] = slots, tickets
+        self._hot.rows[slots] = end[near]
+        self._hot.pending[slots] += 1
+        owner = np.zeros(1, np.int64)
+        for number, user in enumerate(near):
+            at, of = [user], [number]
+            wanted = Wanted(users[at], begin[at], end[at], owner, end[at] - 1)
+            places = Places(slots[of], tickets[of], end[at])
+            done = partial(self._hot.ran, places, owner, True)
+            yield Piece(sequences.gather(wanted), owner, places, steps=False, at_once=False, done=done, ahead=True)
+
+
+def next_base(rows: Array) -> Array:
+    """Return the base that follows for users of so many rows."""
+    return np.asarray(np.maximum(RING, -(-rows // LMAX) * LMAX) - LMAX)
 
 
 def first_rows(wanted: Wanted) -> Array:

@@ -50,6 +50,7 @@ class Piece:
     steps: bool  # row by row from hot state, else whole sequences
     at_once: bool  # ahead of pieces that are not: its cost is bounded by its new rows
     done: Callable[[Scores | None], None] = ignore  # is told the outcome before anybody else, None if there is none
+    ahead: bool = False  # for blocks to come: nobody waits for its scores
 
     @property
     def users(self) -> int:

@@ -2,8 +2,8 @@
 
 Some users grow step by step; at each length their next events are taken in chunks of one event per user: columns, fold
 with all features, table bytes, the plan of hot state, graph, pool, calibration. A sequence is re-based every 512
-events once it holds 1,024: its state is then rebuilt from its last 512 rows, which is measured with and apart. Not in
-it: JSON, Kafka, RocksDB. Times are CPU time of this process.
+events once it holds 1,024: its next state is built ahead from up to 512 rows and fed those that came meanwhile, which
+is measured with and apart. Not in it: JSON, Kafka, RocksDB. Times are CPU time of this process.
 Progress is on stderr, the last line of stdout is one JSON object.
 
     python -m tests.bench.history [--lengths 10,1000,100000] [--repeats 3]     (about 2 minutes)
@@ -53,7 +53,7 @@ def at(path: HotPath, users: int, length: int) -> tuple[Figures, int]:
 
 def one_repeat(lengths: list[int], users: int) -> list[Figures]:
     """Grow fresh users through all lengths."""
-    path, reached, found = HotPath(users), 0, []
+    path, reached, found = HotPath(2 * users), 0, []  # all are re-based at once
     for length in lengths:
         grow(path, users, reached, length)
         figures, taken = at(path, users, length)

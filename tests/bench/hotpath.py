@@ -28,7 +28,7 @@ class Spent(NamedTuple):
     table: float  # columns, fold, table bytes
     network: float  # plan, graph, pool, calibration
     bytes: int  # of the table's keys and values
-    rebuilt: bool  # whether a whole sequence was read, because of a new base or a new user
+    rebuilt: bool  # whether rows were read again, because of a new base or a new user
 
 
 class HotPath:
@@ -63,8 +63,9 @@ class HotPath:
             scores = self._network.run(pieces)
             for piece, score in zip(pieces, scores, strict=True):
                 piece.done(score)
-            join(pieces, scores)
-            rebuilt |= not all(piece.steps for piece in pieces)
+            awaited = [number for number, piece in enumerate(pieces) if not piece.ahead]
+            join([pieces[number] for number in awaited], [scores[number] for number in awaited])
+            rebuilt |= any(len(piece.inputs.type) > len(piece.rows) for piece in pieces)
             network += time.process_time() - since
         size = sum(len(key) + len(value) for key, value in self.sequences.pack()[0].items())
         return Spent(time.process_time() - started - network, network, size, rebuilt)
