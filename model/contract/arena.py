@@ -13,6 +13,7 @@ NEVER = -1
 NOT_DUE = np.iinfo(np.int64).max  # due time of a user without an open session
 CHAINS = 32  # categories fall into this many chains of rows
 PAGES_KEPT = RING // PAGE
+MORE = 1024  # users or pages: less than 2 MB
 
 # The head is as of the latest row. `gone_*` is as of the latest row that left the ring: with the rows kept it gives the
 # rest of the head, so that the table stores no more.
@@ -91,24 +92,25 @@ def new_arena(users: int, pages: int) -> Arena:
     )
 
 
-def more_users(arena: Arena) -> Arena:
-    """Twice the room for users."""
+def more_users(arena: Arena) -> None:
+    """Make room for as many users again, at most `MORE`; in place."""
     users = len(arena.heads)
-    other = new_arena(users, 0)
-    return arena._replace(
-        heads=np.concatenate([arena.heads, other.heads]),
-        due=np.concatenate([arena.due, other.due]),
-        partition=np.concatenate([arena.partition, other.partition]),
-        table=np.concatenate([arena.table, other.table]),
-        changed=np.concatenate([arena.changed, other.changed]),
-    )
+    more = min(users, MORE)
+    for column in (arena.heads, arena.due, arena.partition, arena.table, arena.changed):
+        _enlarge(column, more)
+    arena.heads[users:], arena.due[users:] = blank_heads(more), NOT_DUE
 
 
-def more_pages(arena: Arena) -> Arena:
-    """Twice the room for pages."""
+def more_pages(arena: Arena) -> None:
+    """Make room for as many pages again, at most `MORE`; in place."""
     pages, unused = len(arena.pages), int(arena.counts[0])
-    free = np.zeros(2 * pages, np.int32)
-    free[:unused] = arena.free[:unused]
-    free[unused : unused + pages] = np.arange(pages, 2 * pages)
-    arena.counts[0] += pages
-    return arena._replace(pages=np.concatenate([arena.pages, np.zeros(pages, PAGES)]), free=free)
+    more = min(pages, MORE)
+    for column in (arena.pages, arena.free):
+        _enlarge(column, more)
+    arena.free[unused : unused + more] = np.arange(pages, pages + more)
+    arena.counts[0] += more
+
+
+def _enlarge(column: Array, more: int) -> None:
+    """Add blank rows where the column lies: copies of large ones would hold up every user. No view may outlive it."""
+    column.resize((len(column) + more, *column.shape[1:]), refcheck=False)

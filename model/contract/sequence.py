@@ -255,7 +255,7 @@ class Sequences:
             slot = len(self._keys)
             self._keys.append(key)
             if slot == len(self._arena.heads):
-                self._arena = more_users(self._arena)
+                more_users(self._arena)
         self._arena.partition[slot] = partition
         self._slots[partition][key] = slot
         return slot
@@ -276,7 +276,7 @@ class Sequences:
 
     def _ensure_pages(self, count: int) -> None:
         while self._arena.counts[0] < count:
-            self._arena = more_pages(self._arena)
+            more_pages(self._arena)
 
     def _written(self, rows: int) -> Block:
         return Block(*(column[:rows].copy() for column in self._out))
