@@ -36,6 +36,7 @@ from worker.probe import Probe
 from worker.records import NO_MODEL, Encoder, Model, Source
 from worker.restore import Tables, changelog_reader
 from worker.rooms import Rooms, Topics
+from worker.rounds import Rounds
 from worker.scorer import Scorer
 from worker.sequences import TABLE_NAME, SequenceTable
 from worker.settings import Settings
@@ -109,18 +110,21 @@ def make_service(
         table.changelog_topic_name,
         settings.transaction_chunks,
         settings.max_chunk,
+        settings.batch_wait_seconds,
         client_options=client_options(settings),
         tracing=tracing,
     )
+
+    rounds = Rounds()
 
     def make(partitions: Iterable[TP], membership: Membership) -> Assignment:
         tps = sorted(partitions)
         served = Partitions([tp.partition for tp in tps], table, rooms)
         transactions = Transactions(delivery.producer, tps, membership)
-        return Assignment(tps, served, transactions, delivery, batcher, table, metrics)
+        return Assignment(tps, served, transactions, delivery, batcher, table, metrics, rounds)
 
     emitter = Emitter(app, make, metrics)
-    transport.install(app, emitter, [settings.clickstream], settings.max_chunk)
+    transport.install(app, emitter, [settings.clickstream], settings.max_chunk, rounds)
     _add_agent(app, settings, emitter)
     probe = Probe(delivery.brokers, settings.clickstream, delivery.client_options)
     recovery = cast(Tables, app.tables).recovery

@@ -18,6 +18,7 @@ from worker.batcher import Batcher
 from worker.metrics import Metrics
 from worker.outbox import Delivery
 from worker.partitions import Partitions
+from worker.rounds import Rounds
 from worker.sequences import SequenceTable
 from worker.transactions import ExpelledError, Transactions
 from worker.transport import TP, Membership
@@ -49,6 +50,7 @@ class Assignment:
         batcher: Batcher | None,
         table: SequenceTable,
         metrics: Metrics,
+        rounds: Rounds,
     ) -> None:
         self.partitions, self.transactions = partitions, transactions
         self._places = {tp: place for place, tp in enumerate(tps)}
@@ -56,21 +58,19 @@ class Assignment:
             tp: PartitionWriter(tp, partitions.progress[place], delivery, table, metrics)
             for tp, place in self._places.items()
         }
-        self._delivery, self._batcher, self._metrics = delivery, batcher, metrics
+        self._delivery, self._batcher, self._metrics, self._rounds = delivery, batcher, metrics, rounds
         self._arrived = asyncio.Event()
-        self._arrived_at = 0.0  # when the chunk came that waits longest
         self.ended = False  # what comes now is left to the next owner
         self._ticked = 0.0
-        self.is_hungry = True  # for records: not while those of a transaction are answered
         self._delivering: asyncio.Task[None] | None = None
+        self._latest = 0  # records that waited for the latest transaction
 
     async def put(self, event: Any) -> None:
         """Queue one chunk for its partition; wait while its queue is full."""
         writer = self.writers[event.message.tp]
         await writer.waiting.put(event)
-        if not self._arrived.is_set():
-            self._arrived_at = time.monotonic()
-            self._arrived.set()
+        self._arrived.set()
+        self._rounds.came()
         if self.ended:
             writer.close()
 
@@ -103,12 +103,10 @@ class Assignment:
 
     async def _transact(self) -> None:
         """Prepare a transaction and hand it over to be delivered."""
-        waiting = sum(writer.waiting.records for writer in self.writers.values())
-        if waiting < LITTLE_RECORDS or self.partitions.is_full:
+        self._latest = sum(writer.waiting.records for writer in self.writers.values())
+        if self._latest < LITTLE_RECORDS or self.partitions.is_full:
             await self._delivered()
-            if self._batcher is not None:  # the oldest chunk waits for others a little
-                since_seconds = time.monotonic() - self._arrived_at
-                await asyncio.sleep(max(0.0, self._batcher.wait_seconds(waiting) - since_seconds))
+            await self._rounds.complete()
             self.partitions.forget_idle()
         if self._batcher is not None:
             await self._batcher.room()  # meanwhile the queues fill, and then fetching pauses
@@ -118,9 +116,7 @@ class Assignment:
             await self._begin([tp for tp, writer in self.writers.items() if writer.waiting])
         await self._fold(work)
         work.trace.emit()
-        self.is_hungry = False
         await work.answer()
-        self.is_hungry = True
         work.trace.event("answered")
         await self._delivered()
         if not begun:
@@ -155,6 +151,7 @@ class Assignment:
     async def _deliver(self, work: Work) -> None:
         """Write and commit what is prepared, then store it."""
         await work.write(self.transactions)
+        self._want()
         work.trace.event("acknowledged")
         if work.chunks:
             await self.transactions.send_offsets(work.offsets)
@@ -167,6 +164,11 @@ class Assignment:
         if work.picked is not None:
             work.picked.explainer.ask(work.picked)
         work.count(self._metrics)
+
+    def _want(self) -> None:
+        """Have more fetched: it is there when the transaction that is written now is stored."""
+        batcher, latest = self._batcher, self._latest
+        self._rounds.want(self._delivery.wait_seconds if batcher is None else batcher.wait_seconds(latest))
 
     async def _commit(self) -> None:
         await self.transactions.commit()
@@ -244,11 +246,6 @@ class Emitter:
     def serving(self) -> bool:
         """Whether the partitions are taken over and recovered."""
         return self._task is not None and self._assignment is not None and not self._assignment.ended
-
-    @property
-    def is_hungry(self) -> bool:
-        """Whether records that come now would be used soon."""
-        return self._assignment is None or self._assignment.is_hungry
 
     def is_idle(self) -> bool:
         """Tell whether no chunk waits or is at work."""

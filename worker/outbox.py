@@ -25,6 +25,7 @@ class Delivery:
     changelog_topic: str
     transaction_chunks: int
     max_chunk: int
+    wait_seconds: float = 0.0  # of the oldest click for others that go with it, at most
     transaction_timeout_seconds: float = 30.0
     client_options: dict[str, Any] = field(default_factory=dict)
     tracing: Tracing = UNTRACED

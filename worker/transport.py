@@ -18,15 +18,16 @@ from faust.types import TP, ConsumerMessage
 from faust.types.tuples import ack_lock
 from mode.utils.futures import notify
 
+from worker.demand import Demand
+from worker.rounds import Rounds
+
 __all__ = ["TP", "ChunkSchema", "Membership", "Owner", "install"]
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 GIVE_BACK_SECONDS = 0.02
-# A round of fetching costs ms of CPU on its way through Faust, and producers that send at once make hundreds a second.
-FEW_RECORDS, PAUSE_SECONDS, MOST_PAUSES = 2048, 0.005, 20
-FEW_BYTES, WAIT_MS = 1 << 16, 15  # a broker that has less waits so long: else it answers every click of its own
+MANY_RECORDS = 1024  # a round of so many is followed by the next at once, which is fetched ahead
 
 
 class Membership(NamedTuple):
@@ -45,9 +46,6 @@ class Owner(Protocol):
 
     async def close(self) -> None: ...
 
-    @property
-    def is_hungry(self) -> bool: ...
-
     async def fatal(self, error: BaseException) -> None: ...
 
 
@@ -63,17 +61,30 @@ class ChunkMessage(ConsumerMessage):
 
 
 class CommittedReads(AIOKafkaConsumerThread):
-    """Reads committed records only, without Faust's own exactly-once mode."""
+    """Reads committed records only, without Faust's own exactly-once mode, and on demand."""
+
+    rounds: Rounds
+    _demand: Demand | None = None
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         # Only here: Faust's transaction mode takes last stable offsets for the end, unknown before the first fetch.
         self.consumer.in_transaction = True
         try:
-            consumer = super()._create_worker_consumer(transport)
+            return super()._create_worker_consumer(transport)
         finally:
             self.consumer.in_transaction = False
-        consumer._fetch_min_bytes, consumer._fetch_max_wait_ms = FEW_BYTES, WAIT_MS  # no setting of Faust's
-        return consumer
+
+    async def _fetch_records(self, consumer: Any, active_partitions: Any, *limits: Any, **options: Any) -> Any:
+        if self._demand is None:
+            self._demand = Demand(consumer._fetcher)
+        self._demand.open(self.rounds.wait_seconds)
+        records = await super()._fetch_records(consumer, active_partitions, *limits, **options)
+        if 0 < sum(map(len, records.values())) < MANY_RECORDS:
+            self._demand.close()
+            if await self._demand.others():
+                more = await super()._fetch_records(consumer, active_partitions)
+                records = {tp: [*records.get(tp, ()), *more.get(tp, ())] for tp in {**records, **more}}
+        return records
 
 
 class ChunkConsumer(Consumer):
@@ -82,9 +93,12 @@ class ChunkConsumer(Consumer):
     chunk_topics: ClassVar[frozenset[str]] = frozenset()
     max_chunk: ClassVar[int] = 2048
     owner: ClassVar[Owner]
+    rounds: ClassVar[Rounds]
 
     def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
-        return CommittedReads(self, loop=self.loop, beacon=self.beacon)
+        thread = CommittedReads(self, loop=self.loop, beacon=self.beacon)
+        thread.rounds = self.rounds
+        return thread
 
     async def _drain_messages(self, fetcher: Any) -> None:
         try:
@@ -106,20 +120,19 @@ class ChunkConsumer(Consumer):
         if not self.flow_active:
             await self._seek_while_stopped()
             return
-        for tp, batch in (records or {}).items():
-            if batch and (active is None or tp in active or tp in self._buffered_partitions):
-                await self._deliver_chunks(tp, batch, generation)
+        wanted = {
+            tp: batch
+            for tp, batch in (records or {}).items()
+            if batch and (active is None or tp in active or tp in self._buffered_partitions)
+        }
+        sizes = [len(batch) for tp, batch in wanted.items() if tp.topic in self.chunk_topics]
+        self.rounds.begin(sum(-(-size // self.max_chunk) for size in sizes))
+        for tp, batch in wanted.items():
+            await self._deliver_chunks(tp, batch, generation)
         if not records:
             await asyncio.sleep(0)
-        elif sum(map(len, records.values())) < FEW_RECORDS:
-            await self._pause()
-
-    async def _pause(self) -> None:
-        """Let records come together while the owner has no use for more."""
-        for _ in range(MOST_PAUSES):
-            await asyncio.sleep(PAUSE_SECONDS)
-            if self.owner.is_hungry:
-                return
+        elif sum(map(len, records.values())) < MANY_RECORDS:
+            await self.rounds.wanted()
 
     async def _seek_while_stopped(self) -> None:
         try:
@@ -219,9 +232,9 @@ class ChunkSchema(faust.Schema[Any, Any]):
         return decode
 
 
-def install(app: faust.App, owner: Owner, topics: Iterable[str], max_chunk: int) -> None:
+def install(app: faust.App, owner: Owner, topics: Iterable[str], max_chunk: int, rounds: Rounds) -> None:
     """Make `app` consume `topics` in chunks of at most `max_chunk` records, with `owner` told of every assignment."""
-    members = {"chunk_topics": frozenset(topics), "max_chunk": max_chunk, "owner": owner}
+    members = {"chunk_topics": frozenset(topics), "max_chunk": max_chunk, "owner": owner, "rounds": rounds}
     consumer = type("Consumer", (ChunkConsumer,), members)
     stock = app._new_transport
 

@@ -18,6 +18,7 @@ from worker.metrics import Metrics
 from worker.outbox import Delivery
 from worker.partitions import Partitions
 from worker.pieces import Piece, Scores
+from worker.rounds import Rounds
 from worker.transport import Membership
 
 TRANSACTION_CHUNKS = 2
@@ -76,7 +77,7 @@ def make_assignment(batcher: Batcher, metrics: Metrics, transactions: Any) -> As
     table: Any = Table()
     delivery = Delivery(["nowhere:1"], "app", "probabilities", "changelog", TRANSACTION_CHUNKS, 1)
     partitions = Partitions([0], table, plain_rooms(metrics))
-    return Assignment([PLACE], partitions, transactions, delivery, batcher, table, metrics)
+    return Assignment([PLACE], partitions, transactions, delivery, batcher, table, metrics, Rounds())
 
 
 def test_when_the_network_cannot_follow_the_agent_waits_and_nothing_is_lost() -> None:
