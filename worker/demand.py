@@ -19,7 +19,7 @@ class Demand:
     """The demand on a fetcher of aiokafka; lives on its thread."""
 
     def __init__(self, fetcher: Any) -> None:
-        self._fetcher, self._actions = fetcher, fetcher._get_actions_per_node
+        self.fetcher, self._actions = fetcher, fetcher._get_actions_per_node
         self._is_open = True
         self._collects_until = 0.0
         fetcher._get_actions_per_node = self._get_actions_per_node
@@ -28,7 +28,7 @@ class Demand:
         """Ask for records; each broker may collect them so long, then the first ones end the waiting."""
         if not self._is_open:
             self._is_open, self._collects_until = True, time.monotonic() + wait_seconds
-            self._fetcher._notify(self._fetcher._wait_consume_future)
+            self.fetcher._notify(self.fetcher._wait_consume_future)
 
     def close(self) -> None:
         """Ask for no more than what is asked for already."""
@@ -36,13 +36,13 @@ class Demand:
 
     async def others(self) -> bool:
         """Wait a moment for the other brokers that were asked; tell whether there were any."""
-        asked = set(self._fetcher._pending_tasks)
+        asked = set(self.fetcher._pending_tasks)
         if asked:
             await asyncio.wait(asked, timeout=OTHERS_SECONDS)
         return bool(asked)
 
     def _get_actions_per_node(self, assignment: Any) -> Any:
-        fetcher, left_ms = self._fetcher, int(1000 * (self._collects_until - time.monotonic()))
+        fetcher, left_ms = self.fetcher, int(1000 * (self._collects_until - time.monotonic()))
         collects = left_ms > 0
         fetcher._fetch_min_bytes = FEW_BYTES if collects else 1
         fetcher._fetch_max_wait_ms = left_ms if collects else LONGEST_WAIT_MS

@@ -75,7 +75,7 @@ class CommittedReads(AIOKafkaConsumerThread):
             self.consumer.in_transaction = False
 
     async def _fetch_records(self, consumer: Any, active_partitions: Any, *limits: Any, **options: Any) -> Any:
-        if self._demand is None:
+        if self._demand is None or self._demand.fetcher is not consumer._fetcher:
             self._demand = Demand(consumer._fetcher)
         self._demand.open(self.rounds.wait_seconds)
         records = await super()._fetch_records(consumer, active_partitions, *limits, **options)
