@@ -107,6 +107,8 @@ class Assignment:
         if self._latest < LITTLE_RECORDS or self.partitions.is_full:
             await self._delivered()
             await self._rounds.complete()
+            if (rest := self._wait_seconds() - self._rounds.wait_seconds) > 0:
+                await asyncio.sleep(rest)
             self.partitions.forget_idle()
         if self._batcher is not None:
             await self._batcher.room()  # meanwhile the queues fill, and then fetching pauses
@@ -151,7 +153,7 @@ class Assignment:
     async def _deliver(self, work: Work) -> None:
         """Write and commit what is prepared, then store it."""
         await work.write(self.transactions)
-        self._want()
+        self._rounds.want(self._wait_seconds())  # it is there when this transaction is stored
         work.trace.event("acknowledged")
         if work.chunks:
             await self.transactions.send_offsets(work.offsets)
@@ -165,10 +167,9 @@ class Assignment:
             work.picked.explainer.ask(work.picked)
         work.count(self._metrics)
 
-    def _want(self) -> None:
-        """Have more fetched: it is there when the transaction that is written now is stored."""
-        batcher, latest = self._batcher, self._latest
-        self._rounds.want(self._delivery.wait_seconds if batcher is None else batcher.wait_seconds(latest))
+    def _wait_seconds(self) -> float:
+        """Return how long the oldest click may wait for others that go with it."""
+        return self._delivery.wait_seconds if self._batcher is None else self._batcher.wait_seconds(self._latest)
 
     async def _commit(self) -> None:
         await self.transactions.commit()

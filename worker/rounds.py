@@ -10,6 +10,7 @@ import asyncio
 from contextlib import suppress
 
 TOGETHER_SECONDS = 0.01  # the chunks of a round that come later than this go with the next
+COLLECT_SECONDS = 0.1  # a broker collects no longer: from its answers the worker knows how much waits
 SATED_SECONDS = 0.1  # after which more is fetched even if nobody wants it: a full queue pauses fetching
 
 
@@ -47,8 +48,8 @@ class Rounds:
             self._end()
 
     def want(self, wait_seconds: float) -> None:
-        """Say that more is of use now, and how long it may be collected."""
-        self.wait_seconds = wait_seconds
+        """Say that more is of use now, and how long it may be collected; brokers do a part of it."""
+        self.wait_seconds = min(wait_seconds, COLLECT_SECONDS)
         self._wanted.set()
 
     async def wanted(self) -> None:

@@ -54,6 +54,8 @@ def test_after_a_round_nothing_is_fetched_until_it_is_wanted(monkeypatch: pytest
         rounds.want(0.004)
         await fetched
         assert rounds.wait_seconds == 0.004
+        rounds.want(8.0)
+        assert rounds.wait_seconds == module.COLLECT_SECONDS
 
     asyncio.run(asyncio.wait_for(story(), 5))
 
