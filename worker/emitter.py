@@ -22,7 +22,7 @@ from worker.rounds import Rounds
 from worker.sequences import SequenceTable
 from worker.transactions import ExpelledError, Transactions
 from worker.transport import TP, Membership
-from worker.work import Work
+from worker.work import Work, let_others_in
 from worker.writer import PartitionWriter, together
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class Assignment:
                 break
             for group in together(ready, self._delivery.max_chunk):
                 work.fold({writer.tp: writer.take() for writer in group})
-                await asyncio.sleep(0)  # this took some ms: let the scorer in between
+                await let_others_in()
             has_room = self._batcher is None or self._batcher.has_room
         if time.monotonic() - self._ticked >= TICK_SECONDS:
             self._ticked = time.monotonic()

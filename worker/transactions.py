@@ -247,6 +247,9 @@ class Transactions:
     async def stop(self) -> None:
         """Let go; an open transaction is aborted by the next owner."""
         if self._producer is not None:
+            ended = self._producer._txn_manager.wait_for_transaction_end()
+            if ended is not None and ended.done():
+                ended.exception()  # raised long ago where it was written; not retrieved, it would be logged once more
             await self._producer.stop()
 
     def _group_to_add(self) -> str | None:

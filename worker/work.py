@@ -25,6 +25,14 @@ from worker.transactions import Transactions
 from worker.transport import TP
 from worker.waiting import Chunk
 
+TURNS = 4  # of the event loop, that an acknowledgement needs until the next batch is on its way
+
+
+async def let_others_in() -> None:
+    """Let scorer, producer and fetcher on after some ms of work; one turn each would stretch their every step."""
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+
 
 class Work:
     """One transaction's part of the partitions' lives; `places` are theirs inside."""
@@ -87,7 +95,7 @@ class Work:
                 for frame in frames:
                     outbox.post(frame, topics.stage_probabilities)
                 outbox.send(topics.triggers, triggers, headers)
-            await asyncio.sleep(0)
+            await let_others_in()
         self.changes, self.picked = self._partitions.changes(), self._partitions.picked()
         for partition, updates in self.changes.items():
             changed: list[Output] = [(key, value, []) for key, value in updates.items()]

@@ -1,8 +1,8 @@
 """From the producer's time of a click to a consumer that has its answer, under load; with the shipped model.
 
 First a backlog is drained with the model on. Then clicks come live to the same worker, and the sustained rate is the
-highest at which they do not pile up (sustainable throughput: Karimov et al., Benchmarking Distributed Stream Data
-Processing Systems, ICDE 2018). At 10 to 100 % of it a read_committed reader notes when it sees each answer; a
+highest at which they do not pile up, twice (sustainable throughput: Karimov et al., Benchmarking Distributed Stream
+Data Processing Systems, ICDE 2018). At 10 to 100 % of it a read_committed reader notes when it sees each answer; a
 read_uncommitted reader beside it shows how far ahead it is. Kafka Streams, and our worker without a model, get the same
 load with no model. Every load comes in each of the rounds: the figures are those of the round of the median p50, with
 the spread of all. Producer and readers are processes of their own on the same cores, in the search too; times are of
@@ -49,6 +49,7 @@ from tests.bench.traffic import DAY_MS, Topics, clicks, fill
 PACKAGES = ("faust-streaming", "aiokafka", "onnxruntime", "numba", "numpy", "confluent-kafka")
 DRAIN_SECONDS, CATCH_UP_SECONDS = 180.0, 20.0
 PILE_SECONDS = 0.5  # clicks of so long may wait when a step of the search ends
+LESS = 0.9  # of a rate that was kept up with only once
 MODEL = replace(
     OURS, name="funnelcast_model", title="Funnelcast, shipped model", start=ours_with_model,
     includes=OURS.includes + "; the shipped bundle from hot state, campaigns, default settings",
@@ -105,18 +106,31 @@ def paced(live: Live, rate: float, seconds: float, seed: int) -> tuple[Figures, 
 
 
 def sustained(live: Live, backlog: float) -> tuple[Figures, int]:
-    """Find the highest rate that it keeps up with, by bisection below that of a backlog; and how many were sent."""
-    low, high, total, steps = 0.0, backlog, live.args.events, []
-    for step in range(live.args.steps):
-        rate = (low + high) / 2
-        total += paced(live, rate, live.args.step_seconds, step)[0]["sent"]
+    """Find the highest rate that it keeps up with, by bisection below that of a backlog; and how many were sent.
+
+    It has to keep up with it a second time: a step may have met a fast moment of the machine. If not, a tenth less is
+    tried.
+    """
+    total, steps = live.args.events, []
+
+    def keeps_up(rate: float) -> bool:
+        nonlocal total
+        total += paced(live, rate, live.args.step_seconds, len(steps))[0]["sent"]
         waiting = total - live.watch.progress()
         steps.append({"events_per_second": round(rate), "waiting": waiting, "keeps_up": waiting <= PILE_SECONDS * rate})
         say(f"{live.system.name}: {steps[-1]}")
-        low, high = (rate, high) if steps[-1]["keeps_up"] else (low, rate)
         if not drained(live, total, DRAIN_SECONDS):
             raise Unable(f"{rate:,.0f} clicks/s were not caught up with within {DRAIN_SECONDS:.0f} s")
-    return {"events_per_second": round(low or high / 2), "steps": steps}, total
+        return bool(steps[-1]["keeps_up"])
+
+    low, high = 0.0, backlog
+    for _ in range(live.args.steps):
+        rate = (low + high) / 2
+        low, high = (rate, high) if keeps_up(rate) else (low, rate)
+    rate = low or high / 2
+    while not keeps_up(rate):
+        rate *= LESS
+    return {"events_per_second": round(rate), "steps": steps}, total
 
 
 def phases(live: Live, rate: float, total: int) -> list[Phase]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -92,7 +93,9 @@ def test_one_transaction_commits_the_answers_and_offsets_of_all_partitions(group
 
 
 @pytest.mark.parametrize("stale", ["generation", "member"])
-def test_offsets_of_an_earlier_generation_or_of_another_member_are_refused(group: Group, stale: str) -> None:
+def test_offsets_of_an_earlier_generation_or_of_another_member_are_refused(
+    group: Group, stale: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def story() -> None:
         async with group.member() as (consumer, member):
             earlier = {"generation": member.generation - 1} if stale == "generation" else {"member": "someone-else"}
@@ -103,6 +106,8 @@ def test_offsets_of_an_earlier_generation_or_of_another_member_are_refused(group
             assert await group.committed(consumer) == [None, None]
 
     asyncio.run(story())
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_a_new_owner_of_the_lowest_partition_aborts_what_was_left_open_for_all_of_them(group: Group) -> None:
