@@ -297,7 +297,7 @@ def main() -> None:
     if unknown := set(args.systems) - set(SYSTEMS):
         parser.error(f"unknown systems {sorted(unknown)}, known are {list(SYSTEMS)}")
     if args.quick:
-        args.events, args.users, args.crowd, args.loads = 60_000, 500, 0, [10, 50]
+        args.events, args.users, args.crowd, args.loads = 200_000, 500, 0, [10, 50]
         args.warm, args.drain_seconds, args.settle, args.seconds = 0.0, 1.0, 0.5, 1.0
         args.steps, args.step_seconds, args.rounds = 1, 1.0, 1
     started = time.monotonic()
