@@ -22,6 +22,7 @@ from model.contract.sequence import Rules
 from worker import transport
 from worker.batcher import Batcher, Limits, Scoring
 from worker.broker import client_options, tls_context
+from worker.burst import add_burst
 from worker.decode import Bounds
 from worker.emitter import EXIT_FATAL, Assignment, Emitter
 from worker.explanations import Explainer
@@ -48,7 +49,6 @@ log = logging.getLogger(__name__)
 
 REBALANCE_SECONDS = 10.0
 DRAIN_SECONDS = 20.0  # below the 30 s that Kubernetes grants
-BURST_POLL_SECONDS = 0.2
 BEAT_SECONDS = 1.0
 INLINE_SECONDS = 0.004  # of a run of the network: as long as a chunk's fold, which the event loop bears too
 
@@ -136,7 +136,7 @@ def make_service(
     if explainer is not None:
         app.watches.append(explainer.run)
     if burst:
-        _add_burst(app, emitter)
+        add_burst(app, emitter)
     return Service(app, emitter)
 
 
@@ -279,29 +279,3 @@ def _add_probe(app: WatchedApp, probe: Probe, metrics: Metrics, health: Health) 
             asking.cancel()
 
     app.watches.append(ask)
-
-
-def _add_burst(app: faust.App, emitter: Emitter) -> None:
-    @app.task
-    async def drain() -> None:
-        await _drained(app, emitter)
-        log.info("burst: everything that was there is answered, stopping")
-        signal.raise_signal(signal.SIGTERM)
-
-
-async def _drained(app: faust.App, emitter: Emitter) -> None:
-    """Wait until every assigned partition is answered up to the end it had when it was recovered."""
-    ends: dict[TP, int] = {}
-    generation, idle = -1, 0
-    while idle < 3:
-        await asyncio.sleep(BURST_POLL_SECONDS)
-        if not emitter.serving or app.rebalancing:
-            idle = 0
-            continue
-        if generation != app.consumer_generation_id:
-            generation = app.consumer_generation_id
-            ends = dict(await app.consumer.highwaters(*emitter.writers))
-        positions = [await app.consumer.position(tp) for tp in ends]
-        reached = all((position or 0) >= end for position, end in zip(positions, ends.values(), strict=True))
-        # Fetched records reach the writers a moment after the position moved: idle has to last.
-        idle = idle + 1 if reached and emitter.is_idle() else 0

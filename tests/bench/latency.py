@@ -14,15 +14,13 @@ one clock, to the millisecond. Progress is on stderr, the last line of stdout is
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,12 +28,10 @@ import numpy as np
 
 from deploy.kafka.local_kafka import LocalKafka
 from tests.bench.measure import (
-    ROOT,
     Figures,
     Program,
     Unable,
     Watch,
-    between,
     median_run,
     options,
     percentiles,
@@ -43,29 +39,18 @@ from tests.bench.measure import (
     say,
     tree,
 )
+from tests.bench.sustained import DRAIN_SECONDS, Live, drained, paced, sustained
 from tests.bench.systems import KAFKA_STREAMS, KAFKA_STREAMS_EXACTLY_ONCE, OURS, Place, System, metrics, ours_with_model
 from tests.bench.traffic import DAY_MS, Topics, clicks, fill
 
 PACKAGES = ("faust-streaming", "aiokafka", "onnxruntime", "numba", "numpy", "confluent-kafka")
-DRAIN_SECONDS, CATCH_UP_SECONDS = 180.0, 20.0
-PILE_SECONDS = 0.5  # clicks of so long may wait when a step of the search ends
-LESS = 0.9  # of a rate that was kept up with only once
+CATCH_UP_SECONDS = 20.0
 MODEL = replace(
     OURS, name="funnelcast_model", title="Funnelcast, shipped model", start=ours_with_model,
     includes=OURS.includes + "; the shipped bundle from hot state, campaigns, default settings",
 )  # fmt: skip
 SYSTEMS = {system.name: system for system in (MODEL, OURS, KAFKA_STREAMS, KAFKA_STREAMS_EXACTLY_ONCE)}
 ISOLATIONS = ("read_committed", "read_uncommitted")
-
-
-@dataclass(frozen=True, slots=True)
-class Live:
-    """A system that has drained its backlog and is ready for clicks."""
-
-    system: System
-    place: Place
-    watch: Watch
-    args: argparse.Namespace
 
 
 class Seen(NamedTuple):
@@ -82,55 +67,6 @@ class Phase(NamedTuple):
     load: int  # percent
     sent: Figures
     used: Figures
-
-
-def drained(live: Live, total: int, seconds: float) -> bool:
-    """Wait until so many clicks are answered; tell whether they are."""
-    deadline = time.monotonic() + seconds
-    while live.watch.progress() < total:
-        live.watch.program.alive()
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-    return True
-
-
-def paced(live: Live, rate: float, seconds: float, seed: int) -> tuple[Figures, Figures]:
-    """Send clicks at a rate; return what the producer did, and the CPU meanwhile."""
-    command = [sys.executable, "-m", "tests.bench.pace", "--broker", live.place.broker, "--topic", live.place.clicks]
-    command += ["--users", str(live.args.users), "--rate", str(rate), "--seconds", str(seconds), "--seed", str(seed)]
-    first = live.watch.look()
-    ran = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    live.watch.program.alive()
-    return json.loads(ran.stdout), between(first, live.watch.look())
-
-
-def sustained(live: Live, backlog: float) -> tuple[Figures, int]:
-    """Find the highest rate that it keeps up with, by bisection below that of a backlog; and how many were sent.
-
-    It has to keep up with it a second time: a step may have met a fast moment of the machine. If not, a tenth less is
-    tried.
-    """
-    total, steps = live.args.events, []
-
-    def keeps_up(rate: float) -> bool:
-        nonlocal total
-        total += paced(live, rate, live.args.step_seconds, len(steps))[0]["sent"]
-        waiting = total - live.watch.progress()
-        steps.append({"events_per_second": round(rate), "waiting": waiting, "keeps_up": waiting <= PILE_SECONDS * rate})
-        say(f"{live.system.name}: {steps[-1]}")
-        if not drained(live, total, DRAIN_SECONDS):
-            raise Unable(f"{rate:,.0f} clicks/s were not caught up with within {DRAIN_SECONDS:.0f} s")
-        return bool(steps[-1]["keeps_up"])
-
-    low, high = 0.0, backlog
-    for _ in range(live.args.steps):
-        rate = (low + high) / 2
-        low, high = (rate, high) if keeps_up(rate) else (low, rate)
-    rate = low or high / 2
-    while not keeps_up(rate):
-        rate *= LESS
-    return {"events_per_second": round(rate), "steps": steps}, total
 
 
 def phases(live: Live, rate: float, total: int) -> list[Phase]:

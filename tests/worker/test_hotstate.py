@@ -8,36 +8,13 @@ import random
 import pytest
 
 from model.contract.events import ClickEvent
-from model.contract.pool import Pool
 from model.contract.rows import LMAX, RING
-from tests.support.fake_network import STATE, BurstGraph, StepGraph, WholeGraph, fake_bundle
-from tests.support.hot_runs import HotRun, distances
-from worker.hotscorer import HotScorer
-from worker.hotstate import AHEAD_ROWS, FEW_ROWS
-from worker.scorer import Scorer
+from tests.support.fake_network import STATE
+from tests.support.hot_bench import START_MS, Bench, click, clicks
+from tests.support.hot_runs import distances
+from worker.hotstate import FEW_ROWS
 
-START_MS = 1_700_000_000_000
 KINDS = ("product_view", "click", "search", "cart_add", "order")
-
-
-class Bench(HotRun):
-    """A hot run of the fake network; `expected` is what whole sequences are answered."""
-
-    def __init__(self, slots: int, partitions: int = 2, seed: int = 0, most_turns: int = 40) -> None:
-        self.whole, self.pool = WholeGraph(), Pool(STATE, slots)
-        self.step = StepGraph(self.pool)
-        self.burst = BurstGraph(self.step)
-        self.scorer = Scorer(fake_bundle(), session=self.whole)
-        self.reference = Scorer(fake_bundle(), session=WholeGraph())
-        super().__init__(HotScorer(self.scorer, self.step, self.burst, self.pool), slots, partitions, seed, most_turns)
-        self.whole.rows.clear()
-        self.step.waves.clear()
-        self.burst.rows.clear()
-
-    async def verify(self) -> None:
-        for said, scores in zip(self.said, await self.end(), strict=True):
-            assert distances(scores, self.reference.score([said.inputs])[0]) == 0
-        assert not self.hot.pending.any()
 
 
 def log(events: int, users: int, seed: int, mean_seconds: float = 40.0) -> list[ClickEvent]:
@@ -55,14 +32,6 @@ def disordered(clicks: list[ClickEvent], seed: int, most_ms: int = 50_000) -> li
     rng = random.Random(seed)
     arrival = [click.timestamp + rng.randrange(most_ms) * (rng.random() < 0.1) for click in clicks]
     return [clicks[n] for n in sorted(range(len(clicks)), key=arrival.__getitem__)]
-
-
-def click(user: str, second: int, event: str = "click") -> ClickEvent:
-    return ClickEvent(user, event, START_MS + 1000 * second, "i1", "c1")
-
-
-def clicks(user: str, seconds: range) -> list[ClickEvent]:
-    return [click(user, second) for second in seconds]
 
 
 @pytest.mark.parametrize("slots", [2, 12, 200])
@@ -106,93 +75,6 @@ def test_users_longer_than_the_ring_are_rebased_with_the_same_scores(slots: int,
                 bench.hot.wipe()
         await bench.verify()
         assert bench.partitions[0].sequences.rows(b"user 0").row[-1] > RING + LMAX
-
-    asyncio.run(story())
-
-
-async def before_the_base_moves(bench: Bench) -> None:
-    """Let a hot user come near."""
-    bench.fold(0, clicks("ann", range(RING - AHEAD_ROWS)))
-    await bench.breathe(100)
-    bench.whole.rows.clear()
-
-
-def test_the_next_state_of_a_user_is_built_before_the_base_moves() -> None:
-    async def story() -> None:
-        bench = Bench(slots=2, partitions=1)
-        await before_the_base_moves(bench)
-        bench.fold(0, [click("ann", RING - AHEAD_ROWS)])
-        await bench.breathe(100)
-        assert bench.whole.rows == [LMAX - AHEAD_ROWS + 1]
-        for second in range(RING - AHEAD_ROWS + 1, RING + LMAX):
-            bench.fold(0, [click("ann", second)])
-            await bench.breathe(50)
-        bench.fold(0, [click("ann", RING + LMAX)])
-        await bench.verify()
-        assert bench.whole.rows == [LMAX - AHEAD_ROWS + 1] * 2
-        assert bench.value("misses_total") == 1  # new
-
-    asyncio.run(story())
-
-
-@pytest.mark.parametrize("turns", [0, 100])
-def test_a_block_that_moves_the_base_follows_the_next_state_that_is_being_built(turns: int) -> None:
-    async def story() -> None:
-        bench = Bench(slots=2, partitions=1)
-        await before_the_base_moves(bench)
-        bench.fold(0, clicks("ann", range(RING - AHEAD_ROWS, RING - 9)))
-        await bench.breathe(turns)
-        bench.fold(0, clicks("ann", range(RING - 9, RING + 9)))
-        bench.fold(0, [click("ann", RING + 9)])
-        await bench.verify()
-        assert bench.whole.rows == [LMAX - 9]
-        assert bench.value("misses_total") == 1
-
-    asyncio.run(story())
-
-
-def test_rows_on_both_sides_of_the_move_are_scored_from_both_states() -> None:
-    async def story() -> None:
-        bench = Bench(slots=2, partitions=1)
-        await before_the_base_moves(bench)
-        bench.fold(0, clicks("ann", range(RING - AHEAD_ROWS, RING + 1)))
-        await bench.verify()
-        assert bench.whole.rows == [LMAX]
-        assert bench.value("misses_total") == 1
-
-    asyncio.run(story())
-
-
-def test_a_late_insert_forgets_the_next_state_too() -> None:
-    async def story() -> None:
-        bench = Bench(slots=3, partitions=1)
-        await before_the_base_moves(bench)
-        bench.fold(0, clicks("ann", range(RING - AHEAD_ROWS, RING - 3)))
-        await bench.breathe(100)
-        bench.fold(0, [click("ann", RING - 9, "search")])
-        await bench.breathe(100)
-        bench.fold(0, clicks("ann", range(RING - 3, RING + 1)))
-        await bench.verify()
-        assert sorted(bench.whole.rows) == [LMAX - 3, LMAX - 2, RING - 2]
-        assert bench.value("misses_total") == 2
-
-    asyncio.run(story())
-
-
-def test_a_next_state_that_cannot_be_built_costs_no_score_and_is_tried_again() -> None:
-    async def story() -> None:
-        bench = Bench(slots=2, partitions=1)
-        await before_the_base_moves(bench)
-        bench.whole.failing = True
-        bench.fold(0, [click("ann", RING - AHEAD_ROWS)])
-        await bench.breathe(100)
-        bench.whole.failing = False
-        bench.fold(0, [click("ann", RING - AHEAD_ROWS + 1)])
-        await bench.breathe(100)
-        bench.fold(0, clicks("ann", range(RING - AHEAD_ROWS + 2, RING + 1)))
-        await bench.verify()
-        assert bench.whole.rows == [LMAX - AHEAD_ROWS + 2]
-        assert bench.value("misses_total") == 1
 
     asyncio.run(story())
 
@@ -250,24 +132,6 @@ def test_steps_take_over_where_a_burst_fails(way: str) -> None:
         bench.fold(0, clicks("ann", range(9)))
         await bench.verify()
         assert (bench.burst.rows, bench.step.waves, bench.whole.rows) == ([], [1] * 9, [])
-
-    asyncio.run(story())
-
-
-def test_users_who_are_rebased_in_one_block_are_all_scored() -> None:
-    async def story() -> None:
-        bench = Bench(slots=40, partitions=1)
-        users = [f"user {number}" for number in range(40)]
-        bench.fold(0, [event for user in users for event in clicks(user, range(RING))])
-        await bench.breathe(400)
-        misses = bench.value("misses_total")
-        bench.fold(0, [click(user, RING) for user in users])
-        await bench.breathe(100)
-        rebuilt = bench.value("misses_total") - misses
-        bench.fold(0, [click(user, RING + 1) for user in users])
-        await bench.verify()
-        assert 0 < rebuilt < 40  # of those whose next state had a place, none
-        assert bench.value("misses_total") - misses == rebuilt
 
     asyncio.run(story())
 
