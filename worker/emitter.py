@@ -64,6 +64,7 @@ class Assignment:
         self._ticked = 0.0
         self._delivering: asyncio.Task[None] | None = None
         self._latest = 0  # records that waited for the latest transaction
+        self._topics = {delivery.answers_topic, delivery.changelog_topic}  # that the next one probably writes to
 
     async def put(self, event: Any) -> None:
         """Queue one chunk for its partition; wait while its queue is full."""
@@ -119,6 +120,7 @@ class Assignment:
         await self._fold(work)
         work.trace.emit()
         await work.answer()
+        self._topics = {self._delivery.answers_topic, self._delivery.changelog_topic, *work.topics}
         work.trace.event("answered")
         await self._delivered()
         if not begun:
@@ -126,9 +128,12 @@ class Assignment:
         self._delivering = asyncio.ensure_future(self._deliver(work))
 
     async def _begin(self, places: Collection[TP]) -> None:
-        """Begin the transaction; what these partitions will write to is registered at once."""
-        topics = self._delivery.answers_topic, self._delivery.changelog_topic
-        await self.transactions.begin([(topic, tp.partition) for tp in places for topic in topics], bool(places))
+        """Begin the transaction; what these partitions probably write to is registered at once.
+
+        A topic that is registered when it is written, like that of the first triggers, costs a second round of writing.
+        """
+        targets = [(topic, tp.partition) for tp in places for topic in self._topics]
+        await self.transactions.begin(targets, bool(places))
 
     async def _fold(self, work: Work) -> None:
         """Fold the chunks that wait and those that arrive meanwhile, up to the bound: one of each partition in turn."""
@@ -151,8 +156,13 @@ class Assignment:
             self._batcher.hurry()
 
     async def _deliver(self, work: Work) -> None:
-        """Write and commit what is prepared, then store it."""
-        await work.write(self.transactions)
+        """Write and commit what is prepared, then store it; meanwhile disks get what was stored before."""
+        await work.send(self.transactions)
+        await let_others_in()
+        for writer in self.writers.values():
+            if writer.flush():
+                await let_others_in()
+        await work.acknowledged()
         self._rounds.want(self._wait_seconds())  # it is there when this transaction is stored
         work.trace.event("acknowledged")
         if work.chunks:

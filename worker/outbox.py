@@ -67,6 +67,11 @@ class Outbox:
         """Put a record batch that is complete."""
         self._batches.append((batch, topic))
 
+    @property
+    def topics(self) -> set[str]:
+        """The topics of the batches."""
+        return {topic for _, topic in self._batches}
+
     async def deliver(self, transactions: Transactions) -> None:
         """Send the batches, in order; a partition takes the next one when the last one is on its way."""
         for batch, topic in self._batches:

@@ -49,7 +49,11 @@ class RebuildingStore(RocksStore):
 
 
 class SequenceTable(faust.Table[bytes, bytes]):
-    """Raw bytes by partition and key; written in bulk, once per transaction."""
+    """Raw bytes by partition and key, as of the transactions committed so far.
+
+    RocksDB gets the updates of several transactions at once, since most are of the same users again, and with them the
+    changelog offset at which they end: whatever is lost with the process is read again from there.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -57,6 +61,7 @@ class SequenceTable(faust.Table[bytes, bytes]):
         changelog: Any = self.changelog_topic
         changelog.key_serializer = changelog.value_serializer = "raw"
         self._memory: dict[int, dict[bytes, bytes]] = defaultdict(dict)
+        self._unwritten: dict[int, dict[bytes, bytes | None]] = defaultdict(dict)  # what RocksDB does not have yet
 
     def _new_store_by_url(self, url: Any) -> Any:
         if str(url).startswith("rocksdb:"):
@@ -71,13 +76,15 @@ class SequenceTable(faust.Table[bytes, bytes]):
 
     def read(self, partition: int, key: bytes) -> bytes | None:
         """Return the committed value, or None."""
-        if self.in_rocksdb:
-            value: bytes | None = self._db(partition).get(key)
-            return value
-        return self._memory[partition].get(key)
+        if not self.in_rocksdb:
+            return self._memory[partition].get(key)
+        unwritten = self._unwritten[partition]
+        value: bytes | None = unwritten[key] if key in unwritten else self._db(partition).get(key)
+        return value
 
     def scan(self, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield the committed (key, value) pairs whose key starts with `prefix`, in no particular order."""
+        self.flush(partition)
         items = self._db(partition).items(from_key=prefix) if self.in_rocksdb else list(self._memory[partition].items())
         for key, value in items:
             if key.startswith(prefix):
@@ -86,33 +93,43 @@ class SequenceTable(faust.Table[bytes, bytes]):
                 return
 
     def write(self, partition: int, updates: Updates, changelog_offset: int | None) -> None:
-        """Apply updates (None deletes) and remember the changelog offset that they end at, atomically."""
-        if not self.in_rocksdb:
-            rows = self._memory[partition]
-            for key, value in updates.items():
-                if value is None:
-                    rows.pop(key, None)
-                else:
-                    rows[key] = value
+        """Apply updates (None deletes), which end at a changelog offset."""
+        if self.in_rocksdb:
+            unwritten = self._unwritten[partition]
+            unwritten.update(updates)
+            if changelog_offset is not None:
+                unwritten[RocksStore.offset_key] = str(changelog_offset).encode()
             return
-        batch = WriteBatch(raw_mode=True)
+        rows = self._memory[partition]
         for key, value in updates.items():
+            if value is None:
+                rows.pop(key, None)
+            else:
+                rows[key] = value
+
+    def flush(self, partition: int, most: int = 0) -> bool:
+        """Write a partition's updates to RocksDB atomically if there are more than so many; tell whether it did."""
+        if len(self._unwritten[partition]) <= most:
+            return False
+        batch = WriteBatch(raw_mode=True)
+        for key, value in self._unwritten.pop(partition).items():
             if value is None:
                 batch.delete(key)
             else:
                 batch.put(key, value)
-        if changelog_offset is not None:
-            batch.put(RocksStore.offset_key, str(changelog_offset).encode())
         self._db(partition).write(batch, _NO_WAL)
+        return True
 
     def forget_offset(self, partition: int) -> None:
         """Distrust the local state: the next start reads the whole changelog over it."""
+        self._unwritten.pop(partition, None)
         if self.in_rocksdb:
             self._db(partition).delete(RocksStore.offset_key)
 
     def restore(self, partition: int, records: Iterable[Any], last: int) -> None:
         """Apply changelog records, oldest first; `last` is the offset that they end at."""
         self.write(partition, {record.key: record.value for record in records}, last)
+        self.flush(partition)
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
         await super().on_recovery_completed(active_tps, standby_tps)

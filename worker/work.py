@@ -101,11 +101,19 @@ class Work:
             changed: list[Output] = [(key, value, []) for key, value in updates.items()]
             self._outbox(partition).send(self._delivery.changelog_topic, changed)
 
-    async def write(self, transactions: Transactions) -> None:
-        """Write everything into the open transaction and wait until it is acknowledged."""
+    async def send(self, transactions: Transactions) -> None:
+        """Send everything within the open transaction."""
         await asyncio.gather(*(outbox.deliver(transactions) for outbox in self._outboxes.values()))
+
+    async def acknowledged(self) -> None:
+        """Wait until everything is acknowledged."""
         for outbox in self._outboxes.values():
             await outbox.acknowledged()
+
+    @property
+    def topics(self) -> set[str]:
+        """Where it writes to, once it is answered."""
+        return {topic for outbox in self._outboxes.values() for topic in outbox.topics}
 
     @property
     def offsets(self) -> dict[TP, int]:

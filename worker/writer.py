@@ -14,6 +14,8 @@ from worker.sequences import SequenceTable, Updates
 from worker.transport import TP
 from worker.waiting import Chunk, Waiting
 
+MANY_UPDATES = 1024  # of the table, that are worth a write: 3 ms
+
 
 class PartitionWriter:
     """Serves the chunks of one source partition, in order."""
@@ -58,7 +60,7 @@ class PartitionWriter:
             )
 
     def committed(self, chunks: Sequence[Chunk], changes: Updates, last: int | None) -> None:
-        """Store what a committed transaction changed, up to changelog offset `last`, and free Faust's waiters."""
+        """Take up what a committed transaction changed, up to changelog offset `last`, and free Faust's waiters."""
         self._store(changes, last)
         for chunk in chunks:
             self._taken.popleft()
@@ -71,8 +73,13 @@ class PartitionWriter:
     def _store(self, changes: Updates, last: int | None) -> None:
         self._table.write(self.tp.partition, changes, last)
 
+    def flush(self, most_updates: int = MANY_UPDATES) -> bool:
+        """Write what was stored to disk, if it is more than that; tell whether it was."""
+        return self._table.flush(self.tp.partition, most_updates)
+
     def close(self) -> None:
-        """Free Faust's waiters only: what is not committed is read again by the next owner."""
+        """Write what was stored and free Faust's waiters: what is not committed is read again by the next owner."""
+        self.flush(0)
         chunks = [*self._taken]
         while self.waiting:
             chunks.append(self.waiting.take())

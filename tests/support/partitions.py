@@ -24,6 +24,9 @@ class Table:
 
     def write(self, partition: int, changes: Any, last: int | None) -> None: ...
 
+    def flush(self, partition: int, most: int) -> bool:
+        return False
+
 
 def plain_rooms(metrics: Metrics) -> Rooms:
     return Rooms(

@@ -1,4 +1,7 @@
-"""A full queue for the network pauses fetching: the writers wait, their queues fill, and the agent waits for them."""
+"""A full queue for the network pauses fetching: the writers wait, their queues fill, and the agent waits for them.
+
+And what a transaction is told ahead: the topics that it probably writes to.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,10 @@ class Committed:
 
     def __init__(self) -> None:
         self.offsets: list[int] = []
+        self.registered: list[set[str]] = []
 
-    async def begin(self, targets: Any, has_offsets: bool) -> None: ...
+    async def begin(self, targets: Any, has_offsets: bool) -> None:
+        self.registered.append({topic for topic, _ in targets})
 
     async def commit(self) -> None: ...
 
@@ -62,8 +67,8 @@ class Network:
 class Chunk:
     """One fetched chunk: a click of a new user."""
 
-    def __init__(self, number: int) -> None:
-        value = b'{"user_id":"u%d","event":"click","timestamp":%d}' % (number, 1_700_000_000_000 + number)
+    def __init__(self, number: int, event: bytes = b"click") -> None:
+        value = b'{"user_id":"u%d","event":"%b","timestamp":%d}' % (number, event, 1_700_000_000_000 + number)
         key, timestamp = b"u%d" % number, 1_700_000_000_000
         self.value = [SimpleNamespace(key=key, value=value, offset=number, timestamp=timestamp, headers=())]
         self.message = SimpleNamespace(tp=PLACE, generation_id=1, start=number or None, offset=number)
@@ -110,3 +115,20 @@ def test_when_the_network_cannot_follow_the_agent_waits_and_nothing_is_lost() ->
         await emitter.close()
 
     play(story)
+
+
+def test_topics_that_the_latest_transaction_wrote_to_are_registered_before_the_next_is_answered() -> None:
+    async def story() -> None:
+        metrics, transactions = Metrics(), Committed()
+        assignment = make_assignment(Batcher(Network(), Limits(), metrics), metrics, transactions)
+        serving = asyncio.ensure_future(assignment.run())
+        for number, event in enumerate((b"click", b"no such event", b"click", b"click")):
+            chunk: Any = Chunk(number, event)
+            await assignment.put(chunk)
+            while not chunk.acked:
+                await asyncio.sleep(0.001)
+        serving.cancel()
+        always = {"probabilities", "changelog"}
+        assert transactions.registered == [always, always, {*always, "dead"}, always]
+
+    asyncio.run(story())
