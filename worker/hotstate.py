@@ -25,6 +25,7 @@ Array: TypeAlias = npt.NDArray[Any]
 FEW_ROWS = 16  # new rows of a user that cost less than a rebuild
 REBUILD_ROWS = 2048  # rows of a piece that rebuilds, so that others wait for 10 to 20 ms at most
 AHEAD_ROWS = 16  # a user's next state is built when its base moves within so many rows
+IDLE_PLANS = 1 << 16  # half an hour at full load: whoever was in none of them gives way to a next state
 NOW, NEXT = 0, 1  # the state that is used, and the one from the next base on
 
 
@@ -44,9 +45,13 @@ class HotState:
         self._clock += 1
         return self._clock
 
-    def take(self, count: int) -> tuple[Array, Array]:
-        """Give unused slots, then those used least recently, to new stays; fewer if this plan uses too many."""
-        able = np.flatnonzero((self.pending == 0) & (self.used < self._clock)) if count else self.used[:0]
+    def take(self, count: int, idle: int = 0) -> tuple[Array, Array]:
+        """Give unused slots, then those used least recently, to new stays; fewer if too many are used.
+
+        Whoever is in this plan, or was in one of the last `idle`, keeps the slot.
+        """
+        free = (self.ticket == 0) | (self.used < self._clock - idle)
+        able = np.flatnonzero(free & (self.pending == 0)) if count else self.used[:0]
         if count < len(able):
             able = able[np.argpartition(self.used[able], count - 1)[:count]]
         self._metrics.hot_state_evictions.inc(int((self.ticket[able] != 0).sum()))
@@ -190,12 +195,15 @@ class UserStates:
         return Piece(sequences.gather(part), rows, places, steps, at_once, done)
 
     def _pieces_ahead(self, sequences: Sequences, asked: Asked) -> Iterator[Piece]:
-        """Build the next states of users whose base moves soon: a piece each, so that others wait little."""
+        """Build the next states of users whose base moves soon: a piece each, so that others wait little.
+
+        Nobody who may come again soon gives way: to rebuild that user would cost more than is won.
+        """
         users, end = asked.wanted.slot, asked.wanted.end
         begin = next_base(end)
         is_near = (begin + LMAX - end < AHEAD_ROWS) & (asked.places.slot != NOT_KEPT) & ~self._stays(users)[NEXT]
         near = np.flatnonzero(is_near)
-        slots, tickets = self._hot.take(len(near))
+        slots, tickets = self._hot.take(len(near), IDLE_PLANS)
         near = near[: len(slots)]
         self._slot[NEXT, users[near]], self._ticket[NEXT, users[near]] = slots, tickets
         self._hot.rows[slots] = end[near]

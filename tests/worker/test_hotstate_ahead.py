@@ -8,7 +8,7 @@ import pytest
 
 from model.contract.rows import LMAX, RING
 from tests.support.hot_bench import Bench, click, clicks
-from worker.hotstate import AHEAD_ROWS
+from worker.hotstate import AHEAD_ROWS, IDLE_PLANS
 
 
 async def before_the_base_moves(bench: Bench) -> None:
@@ -100,7 +100,7 @@ def test_a_next_state_that_cannot_be_built_costs_no_score_and_is_tried_again() -
 
 def test_users_who_are_rebased_in_one_block_are_all_scored() -> None:
     async def story() -> None:
-        bench = Bench(slots=40, partitions=1)
+        bench = Bench(slots=60, partitions=1)
         users = [f"user {number}" for number in range(40)]
         bench.fold(0, [event for user in users for event in clicks(user, range(RING))])
         await bench.breathe(400)
@@ -112,5 +112,23 @@ def test_users_who_are_rebased_in_one_block_are_all_scored() -> None:
         await bench.verify()
         assert 0 < rebuilt < 40  # of those whose next state had a place, none
         assert bench.value("misses_total") - misses == rebuilt
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_only_a_user_who_is_idle_for_long_gives_way_to_a_next_state(idle: bool) -> None:
+    async def story() -> None:
+        bench = Bench(slots=2, partitions=1)
+        bench.fold(0, [click("bob", 0)])
+        await before_the_base_moves(bench)
+        if idle:
+            for _ in range(IDLE_PLANS):
+                bench.hot.now()
+        bench.fold(0, clicks("ann", range(RING - AHEAD_ROWS, RING + 1)))
+        await bench.breathe(100)
+        assert bench.value("evictions_total") == idle
+        bench.fold(0, [click("bob", RING + 1)])
+        await bench.verify()
 
     asyncio.run(story())
