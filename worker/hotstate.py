@@ -24,7 +24,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 FEW_ROWS = 16  # new rows of a user that cost less than a rebuild
 REBUILD_ROWS = 2048  # rows of a piece that rebuilds, so that others wait for 10 to 20 ms at most
-AHEAD_ROWS = 16  # a user's next state is built when its base moves within so many rows
+AHEAD_ROWS = 8  # a user's next state is built when its base moves within so many rows; few hold a second slot meanwhile
 IDLE_PLANS = 1 << 16  # half an hour at full load: whoever was in none of them gives way to a next state
 NOW, NEXT = 0, 1  # the state that is used, and the one from the next base on
 

@@ -41,12 +41,12 @@ def test_a_block_that_moves_the_base_follows_the_next_state_that_is_being_built(
     async def story() -> None:
         bench = Bench(slots=2, partitions=1)
         await before_the_base_moves(bench)
-        bench.fold(0, clicks("ann", range(RING - AHEAD_ROWS, RING - 9)))
+        bench.fold(0, clicks("ann", range(RING - AHEAD_ROWS, RING - 5)))
         await bench.breathe(turns)
-        bench.fold(0, clicks("ann", range(RING - 9, RING + 9)))
-        bench.fold(0, [click("ann", RING + 9)])
+        bench.fold(0, clicks("ann", range(RING - 5, RING + 5)))
+        bench.fold(0, [click("ann", RING + 5)])
         await bench.verify()
-        assert bench.whole.rows == [LMAX - 9]
+        assert bench.whole.rows == [LMAX - 5]
         assert bench.value("misses_total") == 1
 
     asyncio.run(story())
@@ -70,7 +70,7 @@ def test_a_late_insert_forgets_the_next_state_too() -> None:
         await before_the_base_moves(bench)
         bench.fold(0, clicks("ann", range(RING - AHEAD_ROWS, RING - 3)))
         await bench.breathe(100)
-        bench.fold(0, [click("ann", RING - 9, "search")])
+        bench.fold(0, [click("ann", RING - 5, "search")])
         await bench.breathe(100)
         bench.fold(0, clicks("ann", range(RING - 3, RING + 1)))
         await bench.verify()
