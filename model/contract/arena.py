@@ -11,7 +11,7 @@ from model.contract.stages import STAGES
 
 NEVER = -1
 NOT_DUE = np.iinfo(np.int64).max  # due time of a user without an open session
-CHAINS = 32  # categories fall into this many chains of rows
+CHAINS = 128  # categories fall into this many chains of rows: a category is found in one of them, row by row
 PAGES_KEPT = RING // PAGE
 MORE = 1024  # users or pages: less than 2 MB
 
