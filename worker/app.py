@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 REBALANCE_SECONDS = 10.0
 DRAIN_SECONDS = 20.0  # below the 30 s that Kubernetes grants
 BEAT_SECONDS = 1.0
-INLINE_SECONDS = 0.004  # of a run of the network: as long as a chunk's fold, which the event loop bears too
+INLINE_SECONDS = 0.01  # of a run of the network, which the event loop bears: nothing is to be done before its answers
 
 
 class WatchedApp(faust.App):

@@ -29,6 +29,7 @@ REBUILD_ROWS = 8192  # rows of a micro-batch of whole sequences, at most; those 
 # sequences at 12 us a row.
 FIXED_USERS, FIXED_ROWS = 28, 90
 BURST_ROWS = 16  # of a user in one run
+AHEAD_SECONDS = 0.1  # what is for blocks to come waits no longer for spare time
 
 
 class Scoring(Protocol):
@@ -103,11 +104,17 @@ class Lane:
                 request.piece.done(None)
         self.waiting = deque(request for request in self.waiting if not request.scores.done())
 
-    def deadline(self, hurried: int) -> float:
-        """Return the time at which the oldest has to go; the past when they fill a micro-batch or it is hurried."""
-        units, oldest = self.units(self.waiting), self.waiting[0]
-        is_due = units >= self.pace.size() or oldest.number <= hurried
-        return 0.0 if is_due else oldest.since + self.pace.wait_seconds(units)
+    def deadline(self, hurried: int, spared: int) -> float:
+        """Return the time at which the oldest has to go; the past when they fill a micro-batch or it is hurried.
+
+        What nobody waits for goes with what somebody does, else in spare time, up to number `spared`.
+        """
+        units = self.units(self.waiting)
+        awaited = next((request for request in self.waiting if not request.piece.ahead), None)
+        oldest, now = (self.waiting[0], spared) if awaited is None else (awaited, hurried)
+        if units >= self.pace.size() or oldest.number <= now:
+            return 0.0
+        return oldest.since + (AHEAD_SECONDS if awaited is None else self.pace.wait_seconds(units))
 
     def take(self, before: int | None) -> list[Request]:
         """Take the oldest, at least one, until the micro-batch is full; none that came after number `before`."""
@@ -135,7 +142,8 @@ class Batcher:
         self._fast = Lane(limits, limits.batch_users, by_rows=False)
         self._slow = Lane(limits, REBUILD_ROWS, by_rows=True)
         self._latest = self._slow
-        self._number = self._hurried = 0  # of the latest request, of the latest that is not to wait
+        self._number = 0  # of the latest request,
+        self._hurried = self._spared = 0  # of the latest that is not to wait, of the latest that had spare time
         self._changed, self._room = asyncio.Event(), asyncio.Event()
         self._room.set()
         self._task: asyncio.Task[None] | None = None
@@ -181,6 +189,11 @@ class Batcher:
         self._hurried = self._number
         self._changed.set()
 
+    def spare(self) -> None:
+        """Let what is for blocks to come run: nobody waits for an answer now."""
+        self._spared = self._number
+        self._changed.set()
+
     def shed(self, rows: int) -> asyncio.Future[Scores] | None:
         """Answer a block of that many wanted rows with base rates, if the queue is full and that is the policy."""
         base_rates = self._limits.base_rates
@@ -217,10 +230,10 @@ class Batcher:
             lanes = self._able()
             if not lanes and self._closed:
                 return None
-            due = [lane for lane in lanes if self._closed or loop.time() >= lane.deadline(self._hurried)]
+            due = [lane for lane in lanes if self._closed or loop.time() >= lane.deadline(self._hurried, self._spared)]
             if due:
                 return due[0]
-            deadline = min((lane.deadline(self._hurried) for lane in lanes), default=None)
+            deadline = min((lane.deadline(self._hurried, self._spared) for lane in lanes), default=None)
             alarm = None if deadline is None else loop.call_at(deadline, self._changed.set)
             await self._changed.wait()
             if alarm is not None:

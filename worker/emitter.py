@@ -33,6 +33,7 @@ STOP_SECONDS = 3.0  # for a producer to close its connections
 EXPELLED_SECONDS = 60.0  # within which an expelled member has joined again
 TICK_SECONDS = 0.5  # how often silent users are looked for
 LITTLE_RECORDS = 1024  # so few wait for the open transaction to end: more will have come
+SOON_SECONDS = 0.1  # after a transaction that followed another within it the next is begun ahead
 
 
 class Assignment:
@@ -63,8 +64,11 @@ class Assignment:
         self.ended = False  # what comes now is left to the next owner
         self._ticked = 0.0
         self._delivering: asyncio.Task[None] | None = None
+        self._sending: asyncio.Future[None] | None = None  # of the offsets of the transaction that is prepared
         self._latest = 0  # records that waited for the latest transaction
         self._topics = {delivery.answers_topic, delivery.changelog_topic}  # that the next one probably writes to
+        self._begun = False  # whether a transaction is open that no work has yet
+        self._stored = 0.0  # when the latest one was
 
     async def put(self, event: Any) -> None:
         """Queue one chunk for its partition; wait while its queue is full."""
@@ -86,9 +90,10 @@ class Assignment:
                     await self._transact()
         finally:
             self.ended = True
-            if self._delivering is not None:
-                self._delivering.cancel()
-                await asyncio.wait({self._delivering})
+            for task in (self._delivering, self._sending):
+                if task is not None:
+                    task.cancel()
+                    await asyncio.wait({task})
             for writer in self.writers.values():
                 writer.close()
 
@@ -99,6 +104,8 @@ class Assignment:
                 await self._arrived.wait()
         except TimeoutError:
             await self._delivered(only_if_done=True)
+            if self._delivering is None:
+                await self._end_unused()
             return self.partitions.is_due(time.monotonic())
         return True
 
@@ -114,26 +121,45 @@ class Assignment:
         if self._batcher is not None:
             await self._batcher.room()  # meanwhile the queues fill, and then fetching pauses
         work = Work(self.partitions, self._places, self._batcher, self._delivery, self.transactions.create_batch)
-        begun = self._delivering is None
-        if begun:
+        at_once = self._delivering is None
+        if at_once:
             await self._begin([tp for tp, writer in self.writers.items() if writer.waiting])
         await self._fold(work)
+        if at_once:
+            self._sending = work.send_offsets(self.transactions)  # known long before the answers are
         work.trace.emit()
         await work.answer()
         self._topics = {self._delivery.answers_topic, self._delivery.changelog_topic, *work.topics}
         work.trace.event("answered")
         await self._delivered()
-        if not begun:
+        if not at_once:
             await self._begin(work.chunks)
+        self._begun = False
         self._delivering = asyncio.ensure_future(self._deliver(work))
 
     async def _begin(self, places: Collection[TP]) -> None:
-        """Begin the transaction; what these partitions probably write to is registered at once.
+        """Begin a transaction, if none is; what these partitions probably write to is registered at once.
 
         A topic that is registered when it is written, like that of the first triggers, costs a second round of writing.
         """
-        targets = [(topic, tp.partition) for tp in places for topic in self._topics]
-        await self.transactions.begin(targets, bool(places))
+        if not self._begun:
+            await self.transactions.begin()
+            self._begun = True
+        self.transactions.register([(topic, tp.partition) for tp in places for topic in self._topics], bool(places))
+
+    async def _begin_ahead(self, places: Collection[TP]) -> None:
+        """Begin the next transaction while its clicks are collected, where all partitions have some all the time."""
+        now = time.monotonic()
+        is_soon, self._stored = now - self._stored < SOON_SECONDS, now
+        if is_soon and len(places) == len(self.writers):
+            await self._begin(places)
+            await let_others_in()
+
+    async def _end_unused(self) -> None:
+        """End the transaction that was begun ahead for clicks that did not come."""
+        if self._begun:
+            self._begun = False
+            await self._commit()
 
     async def _fold(self, work: Work) -> None:
         """Fold the chunks that wait and those that arrive meanwhile, up to the bound: one of each partition in turn."""
@@ -144,6 +170,7 @@ class Assignment:
                 break
             for group in together(ready, self._delivery.max_chunk):
                 work.fold({writer.tp: writer.take() for writer in group})
+                self._hurry()
                 await let_others_in()
             has_room = self._batcher is None or self._batcher.has_room
         if time.monotonic() - self._ticked >= TICK_SECONDS:
@@ -152,7 +179,11 @@ class Assignment:
                 work.close_silent()
         if not any(writer.waiting for writer in self.writers.values()):
             self._arrived.clear()
-        if self._batcher is not None:
+        self._hurry(is_last=True)
+
+    def _hurry(self, is_last: bool = False) -> None:
+        """Let the network begin, if nothing more comes before it has answered."""
+        if self._batcher is not None and (is_last or not any(writer.waiting for writer in self.writers.values())):
             self._batcher.hurry()
 
     async def _deliver(self, work: Work) -> None:
@@ -163,10 +194,9 @@ class Assignment:
             if writer.flush():
                 await let_others_in()
         await work.acknowledged()
-        self._rounds.want(self._wait_seconds())  # it is there when this transaction is stored
+        self._rounds.want(self._wait_seconds())  # it is there soon after this transaction is stored
         work.trace.event("acknowledged")
-        if work.chunks:
-            await self.transactions.send_offsets(work.offsets)
+        await work.send_offsets(self.transactions)
         await self._commit()
         work.trace.end()
         for tp, writer in self.writers.items():
@@ -176,6 +206,9 @@ class Assignment:
         if work.picked is not None:
             work.picked.explainer.ask(work.picked)
         work.count(self._metrics)
+        await self._begin_ahead(work.chunks)
+        if self._batcher is not None:
+            self._batcher.spare()  # the next round is still to come
 
     def _wait_seconds(self) -> float:
         """Return how long the oldest click may wait for others that go with it."""

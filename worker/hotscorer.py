@@ -33,6 +33,7 @@ Array: TypeAlias = npt.NDArray[Any]
 STEP_OUTPUTS = (*OUTPUTS, "key", "value", "ring")
 WIDE, FEWEST = 32, 3  # so many users cost a row less by steps; a burst of fewer rows of each costs more
 SHARE_ROWS = 32  # fewer rows are not worth a thread's waking
+SHARES = 2  # of a run for each thread: one that gets no CPU for a while holds up the others for a part of its work only
 NOBODY = 0  # ticket of a slot that holds no usable state
 
 
@@ -106,12 +107,19 @@ class HotScorer:
         count = len(rows.number)
         logits = Logits(np.full((count, 2, len(STAGES)), np.nan, "f4"), np.full((count, N_TYPES), np.nan, "f4"))
         for run in runs_of(rows.feed["slot"], rows.ticket, self._pool.state.window if bursts else 1):
-            mine, *others = shares_of(run, self._threads)
-            helped = [self._helpers.submit(self._share, rows, share, logits) for share in others]
-            self._share(rows, mine, logits)
-            for share in helped:
-                share.result()
+            shares = shares_of(run, SHARES * self._threads if self._threads > 1 else 1)
+            left = iter(shares)  # whoever is ready takes the next one
+            helpers = min(self._threads, len(shares)) - 1
+            helped = [self._helpers.submit(self._take_shares, rows, left, logits) for _ in range(helpers)]
+            self._take_shares(rows, left, logits)
+            for help in helped:
+                if not help.cancel():
+                    help.result()
         return logits
+
+    def _take_shares(self, rows: Rows, shares: Iterator[Run], logits: Logits) -> None:
+        for share in shares:
+            self._share(rows, share, logits)
 
     def _share(self, rows: Rows, run: Run, logits: Logits) -> None:
         """Feed the rows of some slots, which no other thread touches meanwhile."""

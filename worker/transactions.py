@@ -215,10 +215,14 @@ class Transactions:
         await producer.start()
         return producer
 
-    async def begin(self, targets: Iterable[tuple[str, int]], has_offsets: bool) -> None:
-        """Begin a transaction, and register what it will write to while the answers are still computed."""
-        self._has_offsets = has_offsets
+    async def begin(self) -> None:
+        """Begin a transaction."""
+        self._has_offsets = False
         await self._producer.begin_transaction()
+
+    def register(self, targets: Iterable[tuple[str, int]], has_offsets: bool) -> None:
+        """Register what the open transaction will write to, while the answers are still computed."""
+        self._has_offsets |= has_offsets
         for target in targets:
             self._producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(*target))
 
@@ -232,10 +236,12 @@ class Transactions:
         return acknowledgement
 
     async def send_offsets(self, offsets: Mapping[TP, int]) -> None:
-        """Send the source offsets; only after all acknowledgements.
+        """Send the source offsets; before the first batch is sent or after all are acknowledged.
 
         In parallel with the first produce the broker would answer NOT_ENOUGH_REPLICAS, and retries cost.
         """
+        if not offsets:
+            return
         self._has_offsets = True
         places = {TopicPartition(*tp): offset for tp, offset in offsets.items()}
         await self._producer.send_offsets_to_transaction(places, self._membership.group)

@@ -50,6 +50,7 @@ class Work:
         self.chunks: dict[TP, list[Chunk]] = defaultdict(list)
         self.changes: dict[int, Updates] = {}  # by partition
         self.picked: Asked | None = None  # an answer that is to be explained
+        self._offsets_sent: asyncio.Future[None] | None = None
         self._partitions, self._places, self._batcher, self._delivery = partitions, places, batcher, delivery
         self._create_batch = create_batch
         self._blocks: list[tuple[Pending, asyncio.Future[Scores] | None]] = []
@@ -101,8 +102,16 @@ class Work:
             changed: list[Output] = [(key, value, []) for key, value in updates.items()]
             self._outbox(partition).send(self._delivery.changelog_topic, changed)
 
+    def send_offsets(self, transactions: Transactions) -> asyncio.Future[None]:
+        """Send the source offsets within the open transaction, once; not while records are on their way."""
+        if self._offsets_sent is None:
+            self._offsets_sent = asyncio.ensure_future(transactions.send_offsets(self.offsets))
+        return self._offsets_sent
+
     async def send(self, transactions: Transactions) -> None:
-        """Send everything within the open transaction."""
+        """Send everything within the open transaction, but for offsets that were not sent before."""
+        if self._offsets_sent is not None:
+            await self._offsets_sent
         await asyncio.gather(*(outbox.deliver(transactions) for outbox in self._outboxes.values()))
 
     async def acknowledged(self) -> None:

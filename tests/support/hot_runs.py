@@ -121,6 +121,9 @@ class HotRun:
         self.partitions[number] = fresh
 
     async def breathe(self, turns: int) -> None:
+        """Wait as a worker does for its next round."""
+        if turns:
+            self.batcher.spare()
         for _ in range(turns):
             await asyncio.sleep(0)
 

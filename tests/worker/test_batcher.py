@@ -19,7 +19,7 @@ from tests.support.batching import (
     request,
 )
 from tests.support.hand_loop import play, settle
-from worker.batcher import Batcher, BatcherClosedError, Limits
+from worker.batcher import AHEAD_SECONDS, Batcher, BatcherClosedError, Limits
 from worker.metrics import Metrics
 from worker.pieces import whole
 
@@ -235,6 +235,45 @@ def test_a_run_of_rebuilds_holds_a_bounded_number_of_rows() -> None:
             await bench.finish()
         assert bench.scorer.batches == [[1, 2, 3], [4, 5, 6], [7]]
         assert bench.value("funnelcast_hot_state_rebuild_seconds_count") == 3
+
+    play(story)
+
+
+def test_what_is_for_blocks_to_come_waits_for_spare_time() -> None:
+    async def story() -> None:
+        bench = Bench(wait_seconds=0.0)
+        ask(bench, replace(rebuild(1), ahead=True), whole(request(2)))
+        await settle()
+        await bench.finish()
+        assert bench.scorer.batches == [[2]] and not bench.executor.runs
+        bench.batcher.spare()
+        await settle()
+        await bench.finish()
+        assert bench.scorer.batches == [[2], [1]]
+
+    play(story)
+
+
+def test_what_is_for_blocks_to_come_goes_without_spare_time_after_a_while() -> None:
+    async def story() -> None:
+        bench, loop = Bench(wait_seconds=0.0), asyncio.get_running_loop()
+        asked = loop.time()
+        ask(bench, replace(rebuild(1), ahead=True))
+        while not bench.executor.runs:
+            await asyncio.sleep(AHEAD_SECONDS / 10)
+        assert AHEAD_SECONDS <= loop.time() - asked <= 1.2 * AHEAD_SECONDS
+        await bench.finish()
+
+    play(story)
+
+
+def test_a_rebuild_that_somebody_waits_for_takes_what_is_for_blocks_to_come_along() -> None:
+    async def story() -> None:
+        bench = Bench(wait_seconds=0.0)
+        ask(bench, replace(rebuild(1), ahead=True), rebuild(2))
+        await settle()
+        await bench.finish()
+        assert bench.scorer.batches == [[1, 2]]
 
     play(story)
 

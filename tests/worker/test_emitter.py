@@ -1,6 +1,6 @@
 """A full queue for the network pauses fetching: the writers wait, their queues fill, and the agent waits for them.
 
-And what a transaction is told ahead: the topics that it probably writes to.
+And what a transaction is told ahead: the topics that it probably writes to, and the offsets that its chunks end at.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from faust.types import TP
 from tests.support.hand_loop import HandExecutor, play, settle
 from tests.support.partitions import Table, plain_rooms
 from worker.batcher import Batcher, Limits
-from worker.emitter import Assignment, Emitter
+from worker.emitter import SOON_SECONDS, TICK_SECONDS, Assignment, Emitter
 from worker.metrics import Metrics
 from worker.outbox import Delivery
 from worker.partitions import Partitions
@@ -34,21 +34,29 @@ class Committed:
     def __init__(self) -> None:
         self.offsets: list[int] = []
         self.registered: list[set[str]] = []
+        self.calls: list[str] = []
 
-    async def begin(self, targets: Any, has_offsets: bool) -> None:
-        self.registered.append({topic for topic, _ in targets})
+    async def begin(self) -> None:
+        self.calls.append("begin")
+        self.registered.append(set())
 
-    async def commit(self) -> None: ...
+    def register(self, targets: Any, has_offsets: bool) -> None:
+        self.registered[-1] |= {topic for topic, _ in targets}
+
+    async def commit(self) -> None:
+        self.calls.append("commit")
 
     def create_batch(self) -> Any:
         return SimpleNamespace(append=lambda **record: record, record_count=lambda: 1)
 
     async def send_batch(self, batch: Any, topic: str, partition: int) -> asyncio.Future[Any]:
+        self.calls.append("send")
         done = asyncio.get_running_loop().create_future()
         done.set_result(SimpleNamespace(offset=0))
         return done
 
     async def send_offsets(self, offsets: dict[Any, int]) -> None:
+        self.calls.append("offsets")
         self.offsets += offsets.values()
 
     async def start(self) -> None: ...
@@ -117,18 +125,55 @@ def test_when_the_network_cannot_follow_the_agent_waits_and_nothing_is_lost() ->
     play(story)
 
 
+async def transact(assignment: Assignment, number: int, event: bytes = b"click") -> None:
+    """Let one click be answered and stored."""
+    chunk: Any = Chunk(number, event)
+    await assignment.put(chunk)
+    while not chunk.acked:
+        await asyncio.sleep(0.001)
+
+
 def test_topics_that_the_latest_transaction_wrote_to_are_registered_before_the_next_is_answered() -> None:
     async def story() -> None:
         metrics, transactions = Metrics(), Committed()
         assignment = make_assignment(Batcher(Network(), Limits(), metrics), metrics, transactions)
         serving = asyncio.ensure_future(assignment.run())
         for number, event in enumerate((b"click", b"no such event", b"click", b"click")):
-            chunk: Any = Chunk(number, event)
-            await assignment.put(chunk)
-            while not chunk.acked:
-                await asyncio.sleep(0.001)
+            await transact(assignment, number, event)
+            await asyncio.sleep(1.5 * SOON_SECONDS)  # none is begun ahead
         serving.cancel()
         always = {"probabilities", "changelog"}
         assert transactions.registered == [always, always, {*always, "dead"}, always]
+
+    asyncio.run(story())
+
+
+def test_source_offsets_are_sent_before_the_answers_and_the_commit_follows_these() -> None:
+    async def story() -> None:
+        metrics, transactions = Metrics(), Committed()
+        assignment = make_assignment(Batcher(Network(), Limits(), metrics), metrics, transactions)
+        serving = asyncio.ensure_future(assignment.run())
+        await transact(assignment, 0)
+        serving.cancel()
+        assert transactions.calls == ["begin", "offsets", "send", "send", "commit"]
+
+    asyncio.run(story())
+
+
+def test_where_clicks_come_all_the_time_transactions_are_begun_ahead_and_an_unused_one_is_ended() -> None:
+    async def story() -> None:
+        metrics, transactions = Metrics(), Committed()
+        assignment = make_assignment(Batcher(Network(), Limits(), metrics), metrics, transactions)
+        serving = asyncio.ensure_future(assignment.run())
+        for number in range(3):
+            await transact(assignment, number)
+        await asyncio.sleep(0.01)
+        one = ["begin", "offsets", "send", "send", "commit"]
+        assert transactions.calls == [*one, *one, "begin", *one[1:], "begin"]
+        await asyncio.sleep(1.5 * TICK_SECONDS)
+        assert transactions.calls[-2:] == ["begin", "commit"]
+        await transact(assignment, 3)
+        assert transactions.calls[-6:] == ["commit", *one]
+        serving.cancel()
 
     asyncio.run(story())

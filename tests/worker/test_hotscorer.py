@@ -1,11 +1,17 @@
-"""What one run of a step graph may take."""
+"""What one run of a step graph may take, and who takes it."""
 
 from __future__ import annotations
+
+from concurrent.futures import Executor, Future
+from typing import Any
 
 import numpy as np
 import pytest
 
-from worker.hotscorer import SHARE_ROWS, runs_of, shares_of
+from model.contract.pool import Pool
+from tests.support.fake_network import STATE, BurstGraph, StepGraph, WholeGraph, fake_bundle
+from worker.hotscorer import SHARE_ROWS, SHARES, HotScorer, Rows, runs_of, shares_of
+from worker.scorer import Scorer
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -43,3 +49,23 @@ def test_threads_share_a_run_but_never_a_slot(threads: int, seed: int) -> None:
             sizes = [len(share.rows) for share in shares]
             assert max(sizes) - min(sizes) <= 1
             assert len(shares) == max(1, min(threads, len(run.rows) // SHARE_ROWS))
+
+
+class Absent(Executor):
+    """A thread that never gets the CPU."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return Future()
+
+
+def test_a_thread_that_gets_no_cpu_leaves_its_part_of_a_run_to_the_other() -> None:
+    users = 2 * SHARES * SHARE_ROWS
+    step = StepGraph(Pool(STATE, users))
+    scorer = HotScorer(Scorer(fake_bundle(), session=WholeGraph()), step, BurstGraph(step), step.pool, threads=2)
+    scorer._helpers = Absent()  # type: ignore[assignment]
+    rows, step.waves = np.arange(users), []
+    feed = {name: np.ones(users, np.int64) for name in ("type", "item", "category")}
+    feed |= {"features": np.zeros((users, 60), np.uint8), "slot": rows}
+    logits = scorer.feed(Rows(feed, rows + 1, np.zeros(users, np.int64)))
+    assert np.isfinite(logits.reach).all() and (scorer.rows == 1).all()
+    assert len(step.waves) == 2 * SHARES

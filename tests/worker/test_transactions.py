@@ -54,15 +54,19 @@ class Group:
         await transactions.start()
         return transactions
 
-    async def transact(self, transactions: Transactions, offset: int) -> None:
+    async def transact(self, transactions: Transactions, offset: int, offsets_first: bool = False) -> None:
         """Write an answer of each partition and the source offsets; the transaction stays open."""
-        await transactions.begin([(self.answers, 0)], True)
+        await transactions.begin()
+        transactions.register([(self.answers, 0)], True)
+        if offsets_first:
+            await transactions.send_offsets(dict.fromkeys(self.places, offset))
         for number in range(2):
             outbox = Outbox(transactions.create_batch, number)
             outbox.send(self.answers, [(b"user", b"answer", [])])
             await outbox.deliver(transactions)
             await outbox.acknowledged()
-        await transactions.send_offsets(dict.fromkeys(self.places, offset))
+        if not offsets_first:
+            await transactions.send_offsets(dict.fromkeys(self.places, offset))
 
     async def committed(self, consumer: AIOKafkaConsumer) -> list[int | None]:
         return [await consumer.committed(TopicPartition(*place)) for place in self.places]
@@ -78,12 +82,13 @@ def group(broker: str, unique: Callable[[str], str]) -> Group:
     return Group(broker, unique("group"))
 
 
-def test_one_transaction_commits_the_answers_and_offsets_of_all_partitions(group: Group) -> None:
+@pytest.mark.parametrize("offsets_first", [False, True])
+def test_one_transaction_commits_the_answers_and_offsets_of_all_partitions(group: Group, offsets_first: bool) -> None:
     async def story() -> None:
         async with group.member() as (consumer, member):
             transactions = await group.owner(member)
             for offset in (3, 7):
-                await group.transact(transactions, offset)
+                await group.transact(transactions, offset, offsets_first)
                 await transactions.commit()
             await settle(consumer._client, group.name, group.places)  # the markers follow the commit
             assert await group.committed(consumer) == [7, 7]
@@ -110,11 +115,18 @@ def test_offsets_of_an_earlier_generation_or_of_another_member_are_refused(
     assert "never retrieved" not in caplog.text
 
 
-def test_a_new_owner_of_the_lowest_partition_aborts_what_was_left_open_for_all_of_them(group: Group) -> None:
+@pytest.mark.parametrize("has_records", [True, False])
+def test_a_new_owner_of_the_lowest_partition_aborts_what_was_left_open_for_all_of_them(
+    group: Group, has_records: bool
+) -> None:
     async def story() -> None:
         async with group.member() as (consumer, member):
             earlier = await group.owner(member)
-            await group.transact(earlier, 5)
+            if has_records:
+                await group.transact(earlier, 5)
+            else:  # it ended while its answers were computed
+                await earlier.begin()
+                await earlier.send_offsets(dict.fromkeys(group.places, 5))
             waits = asyncio.ensure_future(settle(consumer._client, group.name, group.places[1:]))
             await asyncio.sleep(WAIT_SECONDS)
             assert not waits.done()  # the second partition's new owner must not read offsets yet
@@ -125,6 +137,23 @@ def test_a_new_owner_of_the_lowest_partition_aborts_what_was_left_open_for_all_o
                 await earlier.commit()
             assert await group.committed(consumer) == [None, None]
             await asyncio.gather(earlier.stop(), later.stop(), return_exceptions=True)
+
+    asyncio.run(story())
+
+
+def test_a_transaction_that_nothing_was_written_to_is_committed_and_the_next_one_goes_on(group: Group) -> None:
+    async def story() -> None:
+        async with group.member() as (consumer, member):
+            transactions = await group.owner(member)
+            await transactions.begin()
+            transactions.register([(group.answers, 0), (group.answers, 1)], True)
+            await transactions.send_offsets({})
+            await transactions.commit()
+            await group.transact(transactions, 4, offsets_first=True)
+            await transactions.commit()
+            await settle(consumer._client, group.name, group.places)
+            assert await group.committed(consumer) == [4, 4]
+            await transactions.stop()
 
     asyncio.run(story())
 
