@@ -213,7 +213,7 @@ def measured(args: argparse.Namespace, broker: str, folder: Path) -> Figures:
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--events", type=int, default=300_000, help="size of the backlog (default 300,000)")
+    parser.add_argument("--events", type=int, default=500_000, help="size of the backlog (default 500,000)")
     parser.add_argument("--users", type=int, default=2_000, help="users; the default pool keeps 2,048 (default 2,000)")
     parser.add_argument("--crowd", type=int, default=8_000, help="users of one more drain; 0: none (default 8,000)")
     parser.add_argument("--rate", type=float, help="the sustained rate, if not to be measured")
