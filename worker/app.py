@@ -20,15 +20,17 @@ from model.contract.bundle import Bundle
 from model.contract.rows import DAY_MS
 from model.contract.sequence import Rules
 from worker import transport
-from worker.batcher import Batcher, Limits, Scoring
+from worker.assignment import Assignment
+from worker.batcher import Batcher, Scoring
 from worker.broker import client_options, tls_context
 from worker.burst import add_burst
 from worker.decode import Bounds
-from worker.emitter import EXIT_FATAL, Assignment, Emitter
+from worker.emitter import EXIT_FATAL, Emitter
 from worker.explanations import Explainer
 from worker.health import Health
 from worker.hotscorer import hot_scorer
 from worker.hotstate import HotState
+from worker.lanes import Limits
 from worker.metrics import Metrics
 from worker.outbox import Delivery
 from worker.partitions import Partitions

@@ -49,6 +49,7 @@ class Work:
         self.trace: Trace = delivery.tracing.transaction()
         self.chunks: dict[TP, list[Chunk]] = defaultdict(list)
         self.changes: dict[int, Updates] = {}  # by partition
+        self.offsets: Mapping[TP, int] = {}  # where the source is read to
         self.picked: Asked | None = None  # an answer that is to be explained
         self._offsets_sent: asyncio.Future[None] | None = None
         self._partitions, self._places, self._batcher, self._delivery = partitions, places, batcher, delivery
@@ -123,11 +124,6 @@ class Work:
     def topics(self) -> set[str]:
         """Where it writes to, once it is answered."""
         return {topic for outbox in self._outboxes.values() for topic in outbox.topics}
-
-    @property
-    def offsets(self) -> dict[TP, int]:
-        """Where the chunks end."""
-        return {tp: chunks[-1].end for tp, chunks in self.chunks.items()}
 
     def changelog_end(self, partition: int) -> int | None:
         """Return the offset of the last record that a partition's changelog took, None if it got none."""

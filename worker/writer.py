@@ -34,6 +34,11 @@ class PartitionWriter:
         """Whether a transaction that holds chunks of it is open."""
         return bool(self._taken)
 
+    @property
+    def read_to(self) -> int | None:
+        """The source offset after all that was taken, None before the first record."""
+        return self._progress.next_offset
+
     def open(self) -> None:
         """Begin where the recovered table ends."""
         self._next_offset = self._progress.next_offset

@@ -11,7 +11,8 @@ import numpy as np
 from model.contract.features import WIDTH
 from model.contract.rows import Inputs
 from tests.support.hand_loop import HandExecutor, settle
-from worker.batcher import Batcher, Limits
+from worker.batcher import Batcher
+from worker.lanes import Limits
 from worker.metrics import Metrics
 from worker.pieces import Piece, Scores, whole
 

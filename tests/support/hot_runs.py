@@ -17,8 +17,9 @@ import numpy as np
 from model.contract.events import ClickEvent
 from model.contract.rows import Inputs
 from model.contract.sequence import Block, Sequences, default_rules
-from worker.batcher import Batcher, Limits, Scoring
+from worker.batcher import Batcher, Scoring
 from worker.hotstate import HotState, UserStates
+from worker.lanes import Limits
 from worker.metrics import Metrics
 from worker.pieces import Scores
 

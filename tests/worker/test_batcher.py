@@ -19,7 +19,8 @@ from tests.support.batching import (
     request,
 )
 from tests.support.hand_loop import play, settle
-from worker.batcher import AHEAD_SECONDS, Batcher, BatcherClosedError, Limits
+from worker.batcher import Batcher, BatcherClosedError
+from worker.lanes import AHEAD_SECONDS, Limits
 from worker.metrics import Metrics
 from worker.pieces import whole
 

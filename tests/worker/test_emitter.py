@@ -15,8 +15,10 @@ from faust.types import TP
 
 from tests.support.hand_loop import HandExecutor, play, settle
 from tests.support.partitions import Table, plain_rooms
-from worker.batcher import Batcher, Limits
-from worker.emitter import SOON_SECONDS, TICK_SECONDS, Assignment, Emitter
+from worker.assignment import SOON_SECONDS, TICK_SECONDS, Assignment
+from worker.batcher import Batcher
+from worker.emitter import Emitter
+from worker.lanes import Limits
 from worker.metrics import Metrics
 from worker.outbox import Delivery
 from worker.partitions import Partitions
@@ -75,22 +77,24 @@ class Network:
 class Chunk:
     """One fetched chunk: a click of a new user."""
 
-    def __init__(self, number: int, event: bytes = b"click") -> None:
+    def __init__(self, number: int, event: bytes = b"click", place: TP = PLACE) -> None:
         value = b'{"user_id":"u%d","event":"%b","timestamp":%d}' % (number, event, 1_700_000_000_000 + number)
         key, timestamp = b"u%d" % number, 1_700_000_000_000
         self.value = [SimpleNamespace(key=key, value=value, offset=number, timestamp=timestamp, headers=())]
-        self.message = SimpleNamespace(tp=PLACE, generation_id=1, start=number or None, offset=number)
+        self.message = SimpleNamespace(tp=place, generation_id=1, start=number or None, offset=number)
         self.acked = False
 
     def ack(self) -> None:
         self.acked = True
 
 
-def make_assignment(batcher: Batcher, metrics: Metrics, transactions: Any) -> Assignment:
+def make_assignment(
+    batcher: Batcher, metrics: Metrics, transactions: Any, places: Sequence[TP] = (PLACE,)
+) -> Assignment:
     table: Any = Table()
     delivery = Delivery(["nowhere:1"], "app", "probabilities", "changelog", TRANSACTION_CHUNKS, 1)
-    partitions = Partitions([0], table, plain_rooms(metrics))
-    return Assignment([PLACE], partitions, transactions, delivery, batcher, table, metrics, Rounds())
+    partitions = Partitions([place.partition for place in places], table, plain_rooms(metrics))
+    return Assignment(places, partitions, transactions, delivery, batcher, table, metrics, Rounds())
 
 
 def test_when_the_network_cannot_follow_the_agent_waits_and_nothing_is_lost() -> None:
@@ -125,9 +129,9 @@ def test_when_the_network_cannot_follow_the_agent_waits_and_nothing_is_lost() ->
     play(story)
 
 
-async def transact(assignment: Assignment, number: int, event: bytes = b"click") -> None:
+async def transact(assignment: Assignment, number: int, event: bytes = b"click", place: TP = PLACE) -> None:
     """Let one click be answered and stored."""
-    chunk: Any = Chunk(number, event)
+    chunk: Any = Chunk(number, event, place)
     await assignment.put(chunk)
     while not chunk.acked:
         await asyncio.sleep(0.001)
@@ -156,6 +160,22 @@ def test_source_offsets_are_sent_before_the_answers_and_the_commit_follows_these
         await transact(assignment, 0)
         serving.cancel()
         assert transactions.calls == ["begin", "offsets", "send", "send", "commit"]
+
+    asyncio.run(story())
+
+
+def test_a_transaction_holds_the_offsets_of_all_partitions_that_were_read_though_it_has_clicks_of_one() -> None:
+    """Else the next owner of another, whose sessions it may end, would not wait for it."""
+
+    async def story() -> None:
+        metrics, transactions, other = Metrics(), Committed(), TP(PLACE.topic, 1)
+        assignment = make_assignment(Batcher(Network(), Limits(), metrics), metrics, transactions, (PLACE, other))
+        serving = asyncio.ensure_future(assignment.run())
+        await transact(assignment, 0)
+        await transact(assignment, 0, place=other)
+        await transact(assignment, 1)
+        serving.cancel()
+        assert transactions.offsets == [1, 1, 1, 2, 1]
 
     asyncio.run(story())
 

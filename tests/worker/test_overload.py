@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.batching import LEISURE_SECONDS, WAITING_USERS, Bench, ask, request
 from tests.support.hand_loop import play, settle
-from worker.batcher import Limits
+from worker.lanes import Limits
 from worker.pieces import whole
 
 
