@@ -3,8 +3,8 @@
 The source offsets carry the member and generation that the records were read in (KIP-447, Kafka 2.5 and later): the
 group's coordinator refuses those of an earlier generation, so a zombie commits nothing. Each partition has a
 transactional id, that of the lowest one is written with, and each owner starts all of its own: whatever an earlier
-assignment left open is aborted at once. Who takes over another partition waits for that (`settle`), because the offsets
-of all partitions are pending before anything is written. Uses private names of aiokafka 0.14, pinned.
+assignment left open is aborted at once. Who takes over another partition waits for that (`settle`): the offsets of all
+partitions are pending then. Uses private names of aiokafka 0.14, pinned.
 """
 
 from __future__ import annotations

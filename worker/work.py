@@ -104,7 +104,10 @@ class Work:
             self._outbox(partition).send(self._delivery.changelog_topic, changed)
 
     def send_offsets(self, transactions: Transactions) -> asyncio.Future[None]:
-        """Send the source offsets within the open transaction, once; not while records are on their way."""
+        """Send the source offsets within the open transaction, once; not while records are on their way.
+
+        A large transaction sends them last: while they are pending, who asks for stable offsets only gets none.
+        """
         if self._offsets_sent is None:
             self._offsets_sent = asyncio.ensure_future(transactions.send_offsets(self.offsets))
         return self._offsets_sent
