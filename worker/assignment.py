@@ -7,6 +7,7 @@ an assignment share it: it costs worker and broker the same however few clicks i
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
@@ -59,7 +60,7 @@ class Assignment:
         self._latest = 0  # records that waited for the latest transaction
         self._topics = {delivery.answers_topic, delivery.changelog_topic}  # that the next one probably writes to
         self._begun = False  # whether a transaction is open that no work has yet
-        self._stored = 0.0  # when the latest one was
+        self._stored = -math.inf  # when the latest one was
 
     async def put(self, event: Any) -> None:
         """Queue one chunk for its partition; wait while its queue is full."""

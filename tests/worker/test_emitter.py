@@ -11,11 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from faust.types import TP
 
+import worker.assignment
 from tests.support.hand_loop import HandExecutor, play, settle
 from tests.support.partitions import Table, plain_rooms
-from worker.assignment import SOON_SECONDS, TICK_SECONDS, Assignment
+from worker.assignment import SOON_SECONDS, Assignment
 from worker.batcher import Batcher
 from worker.emitter import Emitter
 from worker.lanes import Limits
@@ -180,20 +182,29 @@ def test_a_transaction_holds_the_offsets_of_all_partitions_that_were_read_though
     asyncio.run(story())
 
 
-def test_where_clicks_come_all_the_time_transactions_are_begun_ahead_and_an_unused_one_is_ended() -> None:
+def test_where_clicks_come_all_the_time_transactions_are_begun_ahead_and_an_unused_one_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker.assignment, "SOON_SECONDS", 60.0)  # however busy the machine is
+
     async def story() -> None:
         metrics, transactions = Metrics(), Committed()
         assignment = make_assignment(Batcher(Network(), Limits(), metrics), metrics, transactions)
         serving = asyncio.ensure_future(assignment.run())
+
+        async def calls(count: int) -> list[str]:
+            async with asyncio.timeout(20):
+                while len(transactions.calls) < count:
+                    await asyncio.sleep(0.001)
+            return transactions.calls
+
+        one = ["begin", "offsets", "send", "send", "commit"]
         for number in range(3):
             await transact(assignment, number)
-        await asyncio.sleep(0.01)
-        one = ["begin", "offsets", "send", "send", "commit"]
-        assert transactions.calls == [*one, *one, "begin", *one[1:], "begin"]
-        await asyncio.sleep(1.5 * TICK_SECONDS)
-        assert transactions.calls[-2:] == ["begin", "commit"]
+        assert (await calls(16))[:16] == [*one, *one, *one, "begin"]
+        assert (await calls(17))[15:] == ["begin", "commit"]
         await transact(assignment, 3)
-        assert transactions.calls[-6:] == ["commit", *one]
+        assert (await calls(22))[17:22] == one
         serving.cancel()
 
     asyncio.run(story())
